@@ -1,0 +1,33 @@
+"""batchchat: a model's answer beside every row of a table.
+
+`batchchat.run(job)` is the whole Python interface; the command line says `batchchat run job.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    import polars as pl
+
+__all__ = ["__version__", "run"]
+
+__version__ = "0.1.0"
+
+
+def run(job: str | PathLike[str] | Mapping[str, Any], frame: pl.DataFrame | pl.LazyFrame | None = None) -> pl.DataFrame:
+    """Run or resume a job, and return its table with the new columns.
+
+    `job` is the path of a job file, or a mapping with the same keys. With `frame`, the rows come from it instead of
+    from `input.path`, and nothing is written unless `output.path` is given. Works inside a running event loop, as in a
+    notebook. Rows keep the input's order; a row that failed has its reason in `error_kind` and `error`.
+
+    Raises:
+        batchchat.errors.BatchchatError: the job cannot run, or was stopped; the checkpoint keeps what was answered.
+    """
+    from batchchat import notebook
+
+    return notebook.run(job, frame)

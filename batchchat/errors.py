@@ -1,0 +1,137 @@
+"""The exceptions that end a job, and the exit code of each.
+
+A row's problem is never an exception: it is a `batchchat.records.Failure` and a value in the output.
+
+    BatchchatError
+     ├─ UsageError            2    the job file, the arguments or the data are wrong
+     │   ├─ JobError               the job file: every problem in it, each with its line
+     │   ├─ TemplateError          a template in `request` cannot be compiled or names no column
+     │   ├─ InputError             the input cannot be found or read
+     │   └─ OutputError            the output cannot be written, or would overwrite something
+     ├─ CheckpointError       3    the checkpoint cannot be used
+     │   ├─ CheckpointLockedError  a live run holds it
+     │   ├─ CheckpointDamagedError it is not readable as a checkpoint
+     │   └─ CheckpointNewerError   a newer batchchat wrote it
+     ├─ EndpointRefusedError  4    the endpoint refuses the whole job
+     └─ InterruptedRunError   130 (SIGINT), 143 (SIGTERM)
+
+Exit 0: every row answered. Exit 1: finished, some rows failed. After 3, 4, 130 and 143 the same command resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchchat.records import RunSummary
+
+EXIT_ANSWERED = 0
+EXIT_ROWS_FAILED = 1
+
+
+class BatchchatError(Exception):
+    """Base of every error that batchchat raises on purpose; `exit_code` is what the command returns.
+
+    `outcome` is the word for it in a summary, `is_resumable` whether the same command goes on from there, and `summary`
+    how far the run was, when one had begun.
+    """
+
+    exit_code = 2
+    outcome = "failed"
+    is_resumable = False
+    summary: RunSummary | None = None
+
+
+class UsageError(BatchchatError):
+    """The job file, the arguments or the data are wrong; nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a job file.
+
+    `where` is `file:line` (or the option that set the value), `field` the dotted path of the key, `text` what was
+    wrong, the value found, what is allowed and what to do.
+    """
+
+    where: str
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.field, self.text) if part)
+
+
+class JobError(UsageError):
+    """The job file is wrong; `problems` lists everything that is, in file order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class TemplateError(UsageError):
+    """A template in `request` is wrong before any row is read.
+
+    `path` leads to the value within `request` (keys and list positions), `line` is the 1-based line within that value.
+    """
+
+    def __init__(self, path: tuple[str | int, ...], line: int, text: str) -> None:
+        self.path = path
+        self.line = line
+        self.text = text
+        super().__init__(f"{'.'.join(str(part) for part in path)}: {text}")
+
+
+class InputError(UsageError):
+    """The input cannot be found, read, or understood."""
+
+
+class OutputError(UsageError):
+    """The output cannot be written, or writing it would overwrite something."""
+
+
+class CheckpointError(BatchchatError):
+    """The checkpoint cannot be used."""
+
+    exit_code = 3
+    is_resumable = True
+
+
+class CheckpointLockedError(CheckpointError):
+    """Another live run holds the checkpoint."""
+
+    is_resumable = False
+
+
+class CheckpointDamagedError(CheckpointError):
+    """The file is not a readable checkpoint."""
+
+    is_resumable = False
+
+
+class CheckpointNewerError(CheckpointError):
+    """The checkpoint was written by a newer batchchat."""
+
+    is_resumable = False
+
+
+class EndpointRefusedError(BatchchatError):
+    """The endpoint refuses the whole job: key, credits, model, route, or nothing is there."""
+
+    exit_code = 4
+    outcome = "refused"
+    is_resumable = True
+
+
+class InterruptedRunError(BatchchatError):
+    """A signal stopped the run; everything answered is kept."""
+
+    outcome = "interrupted"
+    is_resumable = True
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,96 @@
+"""JSONL files -> a Table: every line parsed and every dtype found in one pass, then read again in small parts.
+
+One JSON object a line; blank lines are skipped, a key that a line does not have is null. Several files are one table,
+so that their dtypes are found together. It does not know conditions, limits or row names.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from batchchat.errors import InputError
+from batchchat.read.byte_stream import open_bytes, reading
+from batchchat.read.json_shape import NO_OBJECT, Shape, conformed, dtype, is_natural, widened_object
+from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table
+
+_KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
+_EXPECTED = "each line must be one JSON object"
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+def jsonl_table(files: Sequence[Path]) -> Table:
+    """Parse all lines of the files and find the schema and the number of rows.
+
+    Raises InputError for a line that is not one JSON object, and for an input without any.
+    """
+    shape = NO_OBJECT
+    total_rows = 0
+    for file in files:
+        for _, row in _objects(file):
+            shape = widened_object(shape, row)
+            total_rows += 1
+    if not total_rows:
+        message = f"{', '.join(str(file) for file in files[:3])} is empty; it needs one JSON object in each line"
+        raise InputError(message)
+    schema = pl.Schema({name: dtype(field) for name, field in shape.fields.items()})
+    return Table(schema, total_rows, partial(_chunks, files, shape.fields, schema))
+
+
+def _chunks(
+    files: Sequence[Path], shapes: Mapping[str, Shape], schema: pl.Schema, columns: Sequence[str]
+) -> Iterator[Chunk]:
+    for file in files:
+        for rows in _parts(file):
+            yield Chunk(_frame(rows, shapes, schema, columns), len(rows), json_rows=rows)
+
+
+def _parts(file: Path) -> Iterator[list[dict[str, Any]]]:
+    rows: list[dict[str, Any]] = []
+    held_bytes = 0
+    for line_bytes, row in _objects(file):
+        if rows and (len(rows) == CHUNK_ROWS or held_bytes + line_bytes > CHUNK_BYTES):
+            yield rows
+            rows, held_bytes = [], 0
+        rows.append(row)
+        held_bytes += line_bytes
+    if rows:
+        yield rows
+
+
+def _frame(
+    rows: Sequence[Mapping[str, Any]], shapes: Mapping[str, Shape], schema: pl.Schema, columns: Sequence[str]
+) -> pl.DataFrame:
+    return pl.DataFrame({name: _series(name, rows, shapes[name], schema[name]) for name in columns})
+
+
+def _series(name: str, rows: Sequence[Mapping[str, Any]], shape: Shape, column_dtype: pl.DataType) -> pl.Series:
+    values = [row.get(name) for row in rows]
+    if not is_natural(shape):
+        values = [conformed(value, shape) for value in values]
+    return pl.Series(name, values, dtype=column_dtype)
+
+
+def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the size in bytes and the object of every line that is not blank."""
+    with reading(file, "JSONL"), open_bytes(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            text = line.removeprefix(_UTF8_BOM) if number == 1 else line
+            if not text.isspace() and text:
+                yield len(text), _object(text, file, number)
+
+
+def _object(text: bytes, file: Path, number: int) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        reason = f"{error.msg}, at character {error.pos + 1}"
+        message = f"{file}:{number}: not valid JSON ({reason}); {_EXPECTED}"
+        raise InputError(message) from error
+    if not isinstance(value, dict):
+        message = f"{file}:{number}: {_KINDS[type(value)]} and not a JSON object; {_EXPECTED}"
+        raise InputError(message)
+    return value

@@ -1,0 +1,1 @@
+"""The tests: one module for each module, whole runs from outside, and the structure itself."""
