@@ -1,0 +1,1 @@
+"""write: source batches and answers -> the output, complete or not at all."""

@@ -1,0 +1,102 @@
+"""A table's cells as JSON, and as the text of a CSV cell.
+
+What passes in is a polars column of any dtype that a file can hold; what comes out are values that orjson encodes as
+they stand, or a column that `write_csv` writes as it stands. It does not know rows, files or which columns are new.
+
+The rules, at every depth: dates and times in ISO 8601 with all their digits, durations in seconds, decimals and
+integers of any size as exact numbers, bytes as base64. A float that is not finite is null in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
+from typing import Any
+
+import orjson
+import polars as pl
+
+# Integers that orjson refuses; polars 1.30 has no UInt128.
+_HUGE = tuple(getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl, name))
+# Kinds whose text is a JSON number.
+_NUMBERS = (pl.Duration, pl.Decimal, *_HUGE)
+_UNITS_PER_S = {"ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def json_values(column: pl.Series) -> list[Any]:
+    """Return the column's values, one per row, as what orjson writes: plain values, and fragments for exact numbers."""
+    kind = column.dtype.base_type()
+    if kind is pl.List:
+        return _list_values(column)
+    if kind is pl.Array:
+        return _list_values(column.arr.to_list())
+    if kind is pl.Struct:
+        return _struct_values(column)
+    if kind in _NUMBERS:
+        return [None if text is None else orjson.Fragment(text) for text in _scalar_texts(column).to_list()]
+    return _scalar_texts(column).to_list()
+
+
+def csv_column(column: pl.Series) -> pl.Series:
+    """Return the column under its name as polars can write it to CSV: nested values as JSON text, null as null."""
+    if not column.dtype.is_nested():
+        return _scalar_texts(column)
+    texts = [None if value is None else orjson.dumps(value).decode() for value in json_values(column)]
+    return pl.Series(column.name, texts, dtype=pl.String)
+
+
+def _scalar_texts(column: pl.Series) -> pl.Series:
+    """Return the column as text where its dtype has a rule of its own, otherwise as it is."""
+    text = _TEXTS.get(column.dtype.base_type())
+    return column if text is None else text(column)
+
+
+def _datetime_texts(column: pl.Series) -> pl.Series:
+    # Through polars, not Python's datetime, which has no nanoseconds and ends at the year 9999.
+    has_zone = isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone is not None
+    return column.dt.to_string("%FT%T%.f%:z" if has_zone else "%FT%T%.f")
+
+
+def _duration_texts(column: pl.Series) -> pl.Series:
+    assert isinstance(column.dtype, pl.Duration)
+    per_s = _UNITS_PER_S[column.dtype.time_unit]
+    ticks = column.to_physical().to_list()
+    return pl.Series(column.name, [None if tick is None else _seconds(tick, per_s) for tick in ticks], dtype=pl.String)
+
+
+def _seconds(ticks: int, per_s: int) -> str:
+    """Return ticks as a decimal number of seconds, exactly and without trailing zeros."""
+    whole, rest = divmod(abs(ticks), per_s)
+    digits = len(str(per_s)) - 1
+    fraction = f".{rest:0{digits}d}".rstrip("0") if rest else ""
+    return f"{'-' if ticks < 0 else ''}{whole}{fraction}"
+
+
+_TEXTS: Mapping[Any, Callable[[pl.Series], pl.Series]] = {
+    pl.Datetime: _datetime_texts,
+    pl.Date: lambda column: column.dt.to_string("%F"),
+    pl.Time: lambda column: column.dt.to_string("%T%.f"),
+    pl.Duration: _duration_texts,
+    pl.Binary: lambda column: column.bin.encode("base64"),
+    **dict.fromkeys((pl.Decimal, pl.Categorical, pl.Enum, *_HUGE), lambda column: column.cast(pl.String)),
+}
+
+
+def _list_values(column: pl.Series) -> list[Any]:
+    """Return a list column's values: all elements in one pass, then cut by the lengths."""
+    lengths = column.list.len()
+    elements = json_values(column.filter(lengths > 0).explode())
+    bounds = pairwise(accumulate(lengths.fill_null(0).to_list(), initial=0))
+    is_null = column.is_null().to_list()
+    return [None if null else elements[start:end] for null, (start, end) in zip(is_null, bounds, strict=True)]
+
+
+def _struct_values(column: pl.Series) -> list[Any]:
+    """Return a struct column's values as dicts with the fields in their order."""
+    names = column.struct.fields
+    fields = [json_values(column.struct.field(name)) for name in names]
+    rows = zip(*fields, strict=True) if fields else ((),) * len(column)
+    return [
+        None if null else dict(zip(names, values, strict=True))
+        for null, values in zip(column.is_null().to_list(), rows, strict=True)
+    ]
