@@ -1,0 +1,66 @@
+"""What the endpoint says instead of an answer, in Oxen's words.
+
+What passes in is the reason; what comes out is a `Refusal`: a status, a body, headers. It does not know requests,
+sockets or why a limit was reached. Oxen has three shapes of error: a bare `error.message`; `error.type` and
+`error.title` with `status_message` beside them; and `upstream`, whose `status` is a number.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error reply: the HTTP status, the JSON body, and headers beside the content type."""
+
+    status: int
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class RefusedError(Exception):
+    """Carries a refusal from where it was decided to where it is sent; it ends a request, never the server."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().__init__(f"{refusal.status}: {refusal.body}")
+
+
+def bare(status: int, message: str) -> Refusal:
+    """Return Oxen's first shape."""
+    return Refusal(status, {"error": {"message": message}})
+
+
+def titled(status: int, kind: str, title: str, detail: str | None = None) -> Refusal:
+    """Return Oxen's second shape; `kind` stands in it twice, as Oxen has it."""
+    error = {"type": kind, "title": title}
+    if detail is not None:
+        error["detail"] = detail
+    return Refusal(status, {"error": error, "status": "error", "status_message": kind})
+
+
+def upstream(status: int) -> Refusal:
+    """Return Oxen's third shape: the provider behind it failed."""
+    error = {"type": "upstream", "title": "The model provider returned an error."}
+    return Refusal(status, {"error": error, "status": status})
+
+
+def invalid_params(detail: str) -> Refusal:
+    """Return the refusal of a body that is malformed; `detail` names the field, the value found and what is allowed."""
+    return titled(400, "invalid_params", "The request has invalid parameters.", detail)
+
+
+def rate_limited(wait_s: float) -> Refusal:
+    """Return the refusal of a request that may come again in `wait_s` seconds, rounded up to the millisecond."""
+    body = {"error": {"message": "Rate limit exceeded", "type": "rate_limit_exceeded"}}
+    return Refusal(429, body, {"retry-after": f"{math.ceil(wait_s * 1000) / 1000:g}"})
+
+
+MODEL_MISSING = bare(400, "You must specify a model to call")
+MESSAGES_EMPTY = bare(400, "Messages array cannot be empty")
+UNAUTHENTICATED = titled(401, "unauthenticated", "You must be authenticated to perform this action.")
+NO_CREDITS = titled(402, "insufficient_credits", "You have run out of credits.")
+NO_ROUTE = titled(404, "resource_not_found", "Resource not found")
+INTERNAL = titled(500, "unknown_error", "The embedded endpoint failed; this is a bug in batchchat.")

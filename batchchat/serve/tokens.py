@@ -1,0 +1,26 @@
+"""Tokens as a plausible tokenizer would count them: one for every four bytes of UTF-8.
+
+Four bytes are about four letters of English, two of Cyrillic, and one and a third of Japanese, which is near what real
+tokenizers make of these. What passes in is text; it does not know models or messages.
+"""
+
+BYTES_PER_TOKEN = 4
+
+
+def token_count(text: str) -> int:
+    """Return the tokens of a text; none for an empty one."""
+    # A text that is ASCII has as many bytes as characters, so that a prompt of megabytes need not be copied.
+    size_bytes = len(text) if text.isascii() else len(text.encode())
+    return -(-size_bytes // BYTES_PER_TOKEN)
+
+
+def cut_to_tokens(text: str, limit: int) -> str:
+    """Return the text when it has at most `limit` tokens, else its longest start of whole words that has."""
+    if token_count(text) <= limit:
+        return text
+    encoded = text.encode()
+    start = encoded[: limit * BYTES_PER_TOKEN].decode(errors="ignore")
+    if text[len(start)].isspace():
+        return start.rstrip()
+    # A script without spaces, or one word longer than the limit, has no word's end to cut at.
+    return (start.rsplit(None, 1)[0] if len(start.split(None, 1)) > 1 else start).rstrip()
