@@ -1,0 +1,236 @@
+"""The job file as pydantic models: every key, its bounds and its default stand here, once.
+
+What passes in is a plain mapping (from `jobfile.py` or from Python); what comes out is a frozen `Job`, or pydantic's
+ValidationError. Paths in it are absolute when it comes from `jobfile.py`. It does not know YAML, files or the network.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+InputFormat = Literal["parquet", "csv", "jsonl", "arrow"]
+ProviderName = Literal[
+    "oxen", "openai", "openrouter", "together", "groq", "mistral", "ollama", "vllm", "llamacpp", "local"
+]
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Where a provider is, and the environment variable that holds its key (None: it asks for none)."""
+
+    base_url: str
+    api_key_env: str | None
+
+
+PRESETS: dict[str, Preset] = {
+    "oxen": Preset("https://hub.oxen.ai/api/ai", "OXEN_API_KEY"),
+    "openai": Preset("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "openrouter": Preset("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    "together": Preset("https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+    "groq": Preset("https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+    "mistral": Preset("https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+    "ollama": Preset("http://127.0.0.1:11434/v1", None),
+    "vllm": Preset("http://127.0.0.1:8000/v1", None),
+    "llamacpp": Preset("http://127.0.0.1:8080/v1", None),
+    "local": Preset("http://127.0.0.1/api/ai", None),
+}
+
+
+class Section(BaseModel):
+    """A part of the job file: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Input(Section):
+    """The table that is read; batchchat never modifies it."""
+
+    path: Path | None = None
+    """File, glob or folder; relative to the job file. Required, except with a frame in Python."""
+    format: InputFormat | None = None
+    """Default: by the suffix: `.csv`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`; text formats also `.gz` and `.zst`."""
+    where: NonEmpty | None = None
+    """SQL condition on the columns of one row, such as `lang = 'en'`; rows that do not meet it are left out."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Read at most this many rows."""
+    id: NonEmpty | None = None
+    """Column that names a row in errors; default: the row number, from 1."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _refuse_urls(cls, path: Any) -> Any:
+        if isinstance(path, str) and "://" in path:
+            message = "is a URL, and batchchat reads files; download it first"
+            raise ValueError(message)
+        if path == "":
+            message = "must not be empty"
+            raise ValueError(message)
+        return path
+
+
+class Output(Section):
+    """The table that is written: input columns, then the new ones."""
+
+    path: Path | None = None
+    """`.parquet`, `.csv` or `.jsonl`, in a folder that exists; relative to the job file. Required, except in Python."""
+    columns: dict[str, NonEmpty] = {}
+    """New names for output columns, such as `{completion: label}`."""
+    prefix: str = ""
+    """Put before the name of every new column that `columns` does not rename."""
+    keep: list[NonEmpty] | None = None
+    """Input columns to write; default: all."""
+
+
+class Checkpoint(Section):
+    """Where answers are kept, and what makes two requests the same."""
+
+    path: Path | None = None
+    """Default: `.batchchat/<name>.sqlite` beside the job file."""
+    dedupe: bool = True
+    """Identical requests are asked once; false: each row is asked for itself."""
+
+
+def _checked_base_url(url: str) -> str:
+    """Return an absolute http(s) URL without secrets, and without a trailing slash or `/chat/completions`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        message = f"not a URL ({error})"
+        raise ValueError(message) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        message = "must be a whole URL that starts with https:// or http://, such as https://hub.oxen.ai/api/ai"
+        raise ValueError(message)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        message = "must not carry a user, a password, a query or a fragment; the key is named by endpoint.api_key_env"
+        raise ValueError(message)
+    return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+
+class Endpoint(Section):
+    """Where requests go, and the name of the variable that holds the key. The key itself never stands in the file."""
+
+    provider: ProviderName | None = None
+    """A preset of `base_url` and `api_key_env`; default: oxen, unless `base_url` is given."""
+    base_url: Annotated[str, AfterValidator(_checked_base_url)] | None = None
+    """The URL that `/chat/completions` is appended to; default: the provider's."""
+    api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """Environment variable that holds the API key; default: the provider's (none for a bare `base_url`)."""
+    name: NonEmpty | None = None
+    """Part of an answer's identity; default: the provider, or the base URL's host and path."""
+
+    @property
+    def preset(self) -> Preset | None:
+        """The provider's preset, or None when only `base_url` says where to go."""
+        if self.provider is None and self.base_url is not None:
+            return None
+        return PRESETS[self.provider or "oxen"]
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the run starts the embedded endpoint for itself."""
+        return self.provider == "local" and self.base_url is None
+
+    @property
+    def resolved_base_url(self) -> str:
+        """`base_url`, or the provider's."""
+        if self.base_url is not None:
+            return self.base_url
+        assert self.preset is not None
+        return self.preset.base_url
+
+    @property
+    def resolved_api_key_env(self) -> str | None:
+        """`api_key_env`, or the provider's; None when no key is sent."""
+        if self.api_key_env is not None:
+            return self.api_key_env
+        return self.preset.api_key_env if self.preset else None
+
+    @property
+    def resolved_name(self) -> str:
+        """The endpoint's part of an answer's key."""
+        if self.name is not None:
+            return self.name
+        if self.preset is not None and self.base_url in (None, self.preset.base_url):
+            return self.provider or "oxen"
+        parts = urlsplit(self.resolved_base_url)
+        return f"{parts.netloc}{parts.path}"
+
+
+class Request(BaseModel):
+    """The body of the request, as the API has it; every string in it is a Jinja2 template over the row."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    model: NonEmpty
+    """The model to ask."""
+    messages: list[dict[str, Any]] | NonEmpty
+    """The conversation: a list of messages, or one template that gives such a list."""
+
+    @field_validator("messages")
+    @classmethod
+    def _at_least_one(cls, messages: list[dict[str, Any]] | str) -> list[dict[str, Any]] | str:
+        if not messages:
+            message = "must hold at least one message"
+            raise ValueError(message)
+        return messages
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_streaming(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("stream") not in (None, False):
+            message = "`stream` cannot be used: replies are read whole. Remove it; the answers are the same"
+            raise ValueError(message)
+        return data
+
+    def as_body(self) -> dict[str, Any]:
+        """The body to send: model, messages, then the rest by name, so that the order in the file does not count."""
+        extra = self.model_extra or {}
+        return {"model": self.model, "messages": self.messages, **{key: extra[key] for key in sorted(extra)}}
+
+
+class Limits(Section):
+    """How fast to go, and when to give a row up."""
+
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    """Requests started in any minute, at most."""
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    """Prompt and completion tokens in any minute, at most; estimated before a request, settled by its `usage`."""
+    concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """Requests in flight at once; `auto` starts low and finds the endpoint's own limit."""
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 6
+    """Attempts of one row before it fails; rate limits (429) do not count."""
+    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120
+    """Seconds for one attempt, from connect to the last byte."""
+    grace_s: Annotated[float, Field(ge=0, le=3600)] = 30
+    """Seconds that requests in flight may still take after Ctrl-C or SIGTERM."""
+
+
+class Job(Section):
+    """One job: a table in, a request for each row, the table with its answers out."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f]+$", max_length=200)] = "job"
+    """Names the checkpoint; default: the job file's stem."""
+    input: Input = Input()
+    output: Output = Output()
+    checkpoint: Checkpoint = Checkpoint()
+    endpoint: Endpoint = Endpoint()
+    request: Request
+    limits: Limits = Limits()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema()}

@@ -1,0 +1,186 @@
+"""YAML -> Job: environment substitution, relative paths, and errors that name file, line and field.
+
+What passes in is a job file's path and the command line's overrides; what comes out is a `LoadedJob`. It reads YAML
+1.2's core types (so `no` and `02:00` stay text), and knows nothing of rows or endpoints.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from batchchat.errors import JobError, Problem, TemplateError
+from batchchat.job import PRESETS, Job
+from batchchat.jobproblems import describe
+from batchchat.jobyaml import KeyPath, Position, parse_value, parse_yaml
+
+PATH_FIELDS = (("input", "path"), ("output", "path"), ("checkpoint", "path"))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedJob:
+    """A job and where its values stand, so that later errors can name the line."""
+
+    job: Job
+    label: str = "the job"
+    positions: Mapping[KeyPath, Position] = field(default_factory=dict)
+
+    def locate(self, error: TemplateError) -> JobError:
+        """Turn a template's error into one that names the line of the job file."""
+        path: KeyPath = ("request", *error.path)
+        where = self.label
+        if (position := self.positions.get(path)) is not None:
+            where = position.label or f"{self.label}:{position.value_line + error.line - 1}"
+        return JobError([Problem(where, dotted(path), error.text)])
+
+
+def dotted(path: KeyPath) -> str:
+    """Write a path as people do: `request.messages[0].content`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def load_job(
+    path: Path,
+    *,
+    settings: Sequence[str] = (),
+    endpoint: str | None = None,
+    overrides: Mapping[KeyPath, Any] | None = None,
+) -> LoadedJob:
+    """Read a job file.
+
+    `settings` are the `key=value` texts of `--set`, `endpoint` a provider's name or a base URL that replaces the file's
+    whole `endpoint`, `overrides` values by path; the later win. Relative paths count from the job file's folder.
+
+    Raises:
+        JobError: the file cannot be read, is not YAML, or does not describe a job; all problems at once.
+    """
+    data, positions = parse_yaml(_text_of(path), str(path))
+    return _checked(
+        data, positions, str(path), _Overrides(settings, endpoint, overrides or {}), path.absolute().parent, path.stem
+    )
+
+
+def job_from_mapping(data: Mapping[str, Any], base: Path) -> LoadedJob:
+    """Make a job from a mapping with the keys of a job file; relative paths count from `base`.
+
+    Raises:
+        JobError: the mapping does not describe a job; all problems at once.
+    """
+    copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+    return _checked(copied, {}, "the job", _Overrides(), base, "job")
+
+
+@dataclass(frozen=True, slots=True)
+class _Overrides:
+    settings: Sequence[str] = ()
+    endpoint: str | None = None
+    values: Mapping[KeyPath, Any] = field(default_factory=dict)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _single(str(path), f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except FileNotFoundError as error:
+        raise _single(str(path), "there is no such file; `batchchat init` writes a starter job") from error
+    except OSError as error:
+        raise _single(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def _single(where: str, text: str, name: str = "") -> JobError:
+    return JobError([Problem(where, name, text)])
+
+
+def _checked(
+    data: Any, positions: dict[KeyPath, Position], label: str, overrides: _Overrides, base: Path, stem: str
+) -> LoadedJob:
+    if not isinstance(data, dict):
+        raise _single(label, "is not a job: a job file is a mapping with the keys input, output and request")
+    data.setdefault("name", stem)
+    _override(data, positions, overrides)
+    _resolve_paths(data, base)
+    job = _validated(data, positions, label)
+    if job.checkpoint.path is None:
+        kept = job.checkpoint.model_copy(update={"path": base / ".batchchat" / f"{job.name}.sqlite"})
+        job = job.model_copy(update={"checkpoint": kept})
+    return LoadedJob(job, label, positions)
+
+
+def _validated(data: dict[str, Any], positions: Mapping[KeyPath, Position], label: str) -> Job:
+    try:
+        return Job.model_validate(data)
+    except ValidationError as error:
+        raise JobError(describe(error, data, positions, label)) from error
+
+
+def _absolute(path: str | os.PathLike[str], base: Path) -> str | Path:
+    return Path(os.path.normpath(base / Path(path).expanduser())) if str(path) else ""
+
+
+def _override(data: dict[str, Any], positions: dict[KeyPath, Position], overrides: _Overrides) -> None:
+    if overrides.endpoint is not None:
+        data["endpoint"] = _endpoint_section(overrides.endpoint)
+        positions[("endpoint",)] = Position(0, 0, "--endpoint")
+    for setting in overrides.settings:
+        path, value = _parse_setting(setting)
+        _put(data, path, value, f"--set {dotted(path)}")
+        positions[path] = Position(0, 0, f"--set {dotted(path)}")
+    for path, value in overrides.values.items():
+        _put(data, path, value, "the command line")
+        positions[path] = Position(0, 0, "the command line")
+
+
+def _endpoint_section(text: str) -> dict[str, Any]:
+    if "://" in text:
+        return {"base_url": text}
+    if text not in PRESETS:
+        raise _single("--endpoint", f"{text!r} is neither a provider nor a URL; providers: {', '.join(PRESETS)}")
+    return {"provider": text}
+
+
+def _parse_setting(setting: str) -> tuple[KeyPath, Any]:
+    name, separator, text = setting.partition("=")
+    if not separator or not name.strip():
+        raise _single(f"--set {setting}", "must be written key=value, such as limits.concurrency=8")
+    path = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
+    return path, parse_value(text, f"--set {name.strip()}")
+
+
+def _put(data: Any, path: KeyPath, value: Any, where: str) -> None:
+    for part, following in pairwise(path):
+        if isinstance(data, dict) and data.get(part) is None and isinstance(following, str):
+            data[part] = {}
+        data = _step(data, part, where)
+    if isinstance(data, dict):
+        data[path[-1]] = value
+        return
+    _step(data, path[-1], where)
+    data[path[-1]] = value
+
+
+def _step(data: Any, part: str | int, where: str) -> Any:
+    if isinstance(data, list) and isinstance(part, int) and part < len(data):
+        return data[part]
+    if isinstance(data, dict) and part in data:
+        return data[part]
+    what = f"a list of {len(data)}" if isinstance(data, list) else f"a {type(data).__name__}"
+    raise _single(where, f"there is no {part!r} here: the value is {what}, counted from 0")
+
+
+def _resolve_paths(data: dict[str, Any], base: Path) -> None:
+    for section, key in PATH_FIELDS:
+        values = data.get(section)
+        if (
+            isinstance(values, dict)
+            and isinstance(values.get(key), (str, os.PathLike))
+            and "://" not in str(values[key])
+        ):
+            values[key] = _absolute(values[key], base)

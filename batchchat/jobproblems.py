@@ -1,0 +1,133 @@
+"""Pydantic's ValidationError -> Problems to act on: line, field, what is allowed, the value found, the fix."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from batchchat.errors import Problem
+from batchchat.job import Job
+from batchchat.jobyaml import KeyPath, Position
+
+_ALLOWED = {
+    "missing": "is required",
+    "string_type": "must be text (put it in quotes)",
+    "path_type": "must be a path",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "dict_type": "must be a mapping (key: value)",
+    "model_type": "must be a mapping (key: value)",
+    "model_attributes_type": "must be a mapping (key: value)",
+    "list_type": "must be a list",
+    "string_too_short": "must not be empty",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_long": "must have at most {max_length} characters",
+}
+
+
+def describe(error: ValidationError, data: Any, positions: Mapping[KeyPath, Position], label: str) -> list[Problem]:
+    """Return one Problem for each wrong field, in file order; alternatives of one field are joined by "or"."""
+    grouped: dict[KeyPath, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        grouped.setdefault(_field_path(details, data), []).append(details)
+    located = [(_line(path, positions), _problem(path, found, positions, label)) for path, found in grouped.items()]
+    return [problem for _, problem in sorted(located, key=lambda pair: pair[0])]
+
+
+def _field_path(details: ErrorDetails, data: Any) -> KeyPath:
+    """Drop the parts of pydantic's location that name an alternative of a union rather than a key of the file."""
+    path: KeyPath = ()
+    for part in details["loc"]:
+        is_item = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if is_item or (isinstance(data, dict) and part in data):
+            data = data[part]
+        elif details["type"] == "missing" and part == details["loc"][-1]:
+            data = None
+        else:
+            continue
+        path = (*path, part)
+    return path
+
+
+def _position_of(path: KeyPath, positions: Mapping[KeyPath, Position]) -> Position | None:
+    while path not in positions:
+        if not path:
+            return None
+        path = path[:-1]
+    return positions[path]
+
+
+def _line(path: KeyPath, positions: Mapping[KeyPath, Position]) -> int:
+    position = _position_of(path, positions)
+    return position.line if position else 0
+
+
+def _problem(path: KeyPath, found: list[ErrorDetails], positions: Mapping[KeyPath, Position], label: str) -> Problem:
+    position = _position_of(path, positions)
+    where = label if position is None else position.label or f"{label}:{position.line}"
+    first = found[0]
+    name = ".".join(str(part) for part in path)
+    if first["type"] == "extra_forbidden":
+        return Problem(where, name, _unknown_key(path))
+    text = ", or ".join(dict.fromkeys(_allowed(details) for details in found))
+    if first["type"] != "missing":
+        text += f"; found {_short(first['input'])}"
+    return Problem(where, name, text)
+
+
+def _allowed(details: ErrorDetails) -> str:
+    template = _ALLOWED.get(details["type"])
+    if template is not None:
+        return template.format(**details.get("ctx", {}))
+    return details["msg"].removeprefix("Value error, ")
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, int, float, bool, list, dict, type(None))) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    allowed = sorted(_keys(_model_at(path[:-1])))
+    nearest = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
+    homes = [name for name in _keys(Job) if key in _keys(_model_at((name,)))]
+    if nearest:
+        hint = f"; did you mean `{nearest[0]}`?"
+    elif homes:
+        hint = f"; it belongs under `{homes[0]}`"
+    else:
+        hint = ""
+    return (
+        f"unknown key{hint} Allowed here: {', '.join(allowed)}"
+        if nearest
+        else f"unknown key{hint}; allowed here: {', '.join(allowed)}"
+    )
+
+
+def _keys(model: type[BaseModel] | None) -> list[str]:
+    return list(model.model_fields) if model else []
+
+
+def _model_at(path: KeyPath) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = Job
+    for part in path:
+        if model is None or part not in model.model_fields:
+            return None
+        annotation = model.model_fields[str(part)].annotation
+        options = (annotation, *get_args(annotation))
+        model = next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None)
+    return model

@@ -1,0 +1,1 @@
+"""prompt: a row -> the exact request, and its key."""

@@ -1,0 +1,64 @@
+"""Messages and parameters -> the exact bytes to send, and their key.
+
+What passes in is a row; what comes out is a `ChatRequest`, or the `Failure` of a row that cannot be asked. It does not
+know the endpoint's address, only the name that is part of every key.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from batchchat.prompt.environment import json_value
+from batchchat.prompt.template import RequestTemplate, compile_request
+from batchchat.records import ChatRequest, Failure, Row
+
+KEY_BYTES = 20
+"""Bytes of a key: at 160 bits, a billion requests share one with a probability below 1e-30."""
+
+_NOT_IN_THE_KEY = ("stream", "stream_options")
+"""They change how an answer travels, not what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """How this job turns a row into a request."""
+
+    template: RequestTemplate
+    endpoint_name: str
+    dedupe: bool
+
+    def request(self, row: Row) -> ChatRequest | Failure:
+        """Return the row's request; a Failure of kind `template` when its values do not make one."""
+        try:
+            body = self.template.render(row.values)
+            content = orjson.dumps(body, default=json_value)
+            return ChatRequest(self._key(body, content, row), content, row.name)
+        except Exception as error:  # an expression may raise anything; it is this row's problem alone
+            return Failure("template", _reason(error))
+
+    def _key(self, body: Mapping[str, Any], content: bytes, row: Row) -> bytes:
+        if not body.keys().isdisjoint(_NOT_IN_THE_KEY):
+            kept = {name: value for name, value in body.items() if name not in _NOT_IN_THE_KEY}
+            content = orjson.dumps(kept, default=json_value)
+        digest = hashlib.blake2b(content, digest_size=KEY_BYTES)
+        digest.update(b"\0" + self.endpoint_name.encode())
+        if not self.dedupe:
+            digest.update(b"\0" + row.name.encode())
+        return digest.digest()
+
+
+def compile_prompt(request: Mapping[str, Any], columns: Sequence[str], *, endpoint_name: str, dedupe: bool) -> Prompt:
+    """Compile a job's `request` against the input's columns.
+
+    Raises:
+        TemplateError: as `compile_request`.
+    """
+    return Prompt(compile_request(request, columns), endpoint_name, dedupe)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
