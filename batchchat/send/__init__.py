@@ -1,0 +1,1 @@
+"""send: requests -> outcomes, as fast as the endpoint really allows."""

@@ -1,0 +1,97 @@
+"""How many requests may be in flight: starts low, finds the endpoint's own limit, follows it; arithmetic only.
+
+It looks at rounds: as many replies as the limit allows in flight. While a doubled limit brings more replies a second it
+doubles again; when it does not, the limit goes back to the knee and is probed gently from there. A burst of rate limits
+cuts it by a fifth, once; it then recovers by a quarter each round, to a little below where it was cut.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FIRST_LIMIT = 8
+LARGEST_LIMIT = 1_024
+CUT = 0.8
+RECOVERY = 1.25
+CEILING_AFTER_CUT = 0.95
+"""Share of the limit at which a burst came that is tried again without probing; never below the first limit."""
+WORTHWHILE_GAIN = 1.2
+"""Replies a second, relative to the last round, that make a doubling worth keeping."""
+PROBE = 1.1
+PROBE_GAIN = 1.03
+ROUNDS_BETWEEN_PROBES = 8
+
+
+@dataclass(slots=True)
+class Round:
+    """The replies since `started_at`, and whether the limit was what held requests back."""
+
+    started_at: float
+    replies: int = 0
+    is_saturated: bool = False
+
+
+class Concurrency:
+    """The limit on requests in flight; a number given by the user never changes."""
+
+    def __init__(self, setting: Literal["auto"] | int, now: float) -> None:
+        self._is_fixed = setting != "auto"
+        self.limit: int = FIRST_LIMIT if setting == "auto" else setting
+        self._round = Round(now)
+        self._is_doubling = True
+        self._previous_limit = self.limit
+        self._previous_rate = 0.0
+        self._rounds_held = 0
+        self._recover_to = 0
+
+    def on_full(self) -> None:
+        """Note that a request is waiting for nothing but a slot."""
+        self._round.is_saturated = True
+
+    def on_reply(self, now: float) -> None:
+        """Note one reply of any kind but a rate limit."""
+        self._round.replies += 1
+        if self._is_fixed or self._round.replies < max(self.limit, FIRST_LIMIT):
+            return
+        if self._round.is_saturated:
+            self._end_round(self._round.replies / max(now - self._round.started_at, 1e-9))
+        self._round = Round(now)
+
+    def on_rate_limit(self, now: float) -> None:
+        """Cut the limit; to be called once for each burst."""
+        if self._is_fixed:
+            return
+        self._recover_to = max(FIRST_LIMIT, int(self.limit * CEILING_AFTER_CUT))
+        self.limit = max(1, int(self.limit * CUT))
+        self._is_doubling = False
+        self._previous_limit, self._previous_rate, self._rounds_held = self.limit, 0.0, 0
+        self._round = Round(now)
+
+    def _end_round(self, rate: float) -> None:
+        if self._is_doubling:
+            self._end_doubling_round(rate)
+        elif self.limit < self._recover_to:
+            self.limit = min(self._recover_to, max(self.limit + 1, int(self.limit * RECOVERY)))
+            self._previous_limit, self._previous_rate = self.limit, 0.0
+        elif self.limit > self._previous_limit:
+            self._end_probe(rate)
+        else:
+            self._previous_rate = max(rate, 0.9 * self._previous_rate)
+            self._rounds_held += 1
+            if self._rounds_held >= ROUNDS_BETWEEN_PROBES:
+                self.limit = min(LARGEST_LIMIT, max(self.limit + 1, int(self.limit * PROBE)))
+
+    def _end_doubling_round(self, rate: float) -> None:
+        if rate < WORTHWHILE_GAIN * self._previous_rate:
+            self._is_doubling = False
+            self.limit = self._previous_limit
+            return
+        self._previous_limit, self._previous_rate = self.limit, rate
+        self.limit = min(LARGEST_LIMIT, 2 * self.limit)
+        self._is_doubling = self.limit > self._previous_limit
+
+    def _end_probe(self, rate: float) -> None:
+        if rate < PROBE_GAIN * self._previous_rate:
+            self.limit = self._previous_limit
+        else:
+            self._previous_limit, self._previous_rate = self.limit, rate
+        self._rounds_held = 0

@@ -1,0 +1,35 @@
+"""When the whole pool must wait, for a rate limit or for an endpoint that cannot be reached; arithmetic only."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Gate:
+    """Closes for everybody after a burst of the same trouble, for longer after each burst in a row.
+
+    Replies to requests that were on their way when it closed belong to the burst that closed it.
+    """
+
+    burst_count: int = 0
+    troubled_since: float = math.inf
+    opens_at: float = -math.inf
+    _closed_at: float = -math.inf
+
+    def is_new_burst(self, started_at: float) -> bool:
+        """Whether trouble of a request that started at `started_at` is news."""
+        return started_at >= self._closed_at
+
+    def close(self, now: float, wait_s: float, *, is_new: bool) -> None:
+        """Close until `now + wait_s`; a later reply of the same burst can only lengthen the wait."""
+        if is_new:
+            self.burst_count += 1
+            self._closed_at = now
+        self.troubled_since = min(self.troubled_since, now)
+        self.opens_at = max(self.opens_at, now + wait_s)
+
+    def pass_through(self, started_at: float) -> None:
+        """Note a request that got through; one that started after the gate closed ends the trouble."""
+        if started_at >= self._closed_at:
+            self.burst_count = 0
+            self.troubled_since = math.inf

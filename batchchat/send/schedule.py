@@ -1,0 +1,410 @@
+"""The only module that waits: slots, due retries, pauses, drain.
+
+Requests go in from a feed, in input order; outcomes come out to a store. A slot is taken when a request starts and is
+free again when its answer is durable, or at once when its row goes to wait for another try. What is in memory is what
+is in flight, one chunk of the feed, and a bounded number of rows that wait to be tried again.
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from batchchat.errors import BatchchatError, EndpointRefusedError
+from batchchat.records import Answer, ChatRequest, Chunk, Completion, FailedRow, Failure, Outcome, Progress
+from batchchat.send.concurrency import Concurrency
+from batchchat.send.failures import ADVICE, Verdict, is_transient, verdict
+from batchchat.send.gate import Gate
+from batchchat.send.limits import RateLimits
+from batchchat.send.reply import read_reply
+from batchchat.send.retry import LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.tally import Tally
+from batchchat.send.transport import Reply
+
+HEARTBEAT_S = 1.0
+READY_LOW_WATER = 64
+WAITING_ROWS_PER_SLOT = 4
+"""Rows that may wait to be tried again, for each slot, before no further row is started."""
+
+UNREACHED_TRIES = 4
+"""Failed connections in a row after which an endpoint that was never reached in this run counts as not there."""
+LONGEST_OUTAGE_S = 600.0
+LONGEST_RATE_LIMIT_S = 3_600.0
+
+T = TypeVar("T")
+
+
+class Store(Protocol):
+    """Where outcomes are kept; both calls block and are made off the event loop, one at a time."""
+
+    def find(self, keys: Sequence[bytes]) -> Mapping[bytes, bool]:
+        """Return the keys that need no request: True for an answer, False for a failure that stands."""
+
+    def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
+        """Make the outcomes durable, together with how far the run is."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that has no outcome yet, and the attempts that counted."""
+
+    request: ChatRequest
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """What the schedule obeys: the job's limits as the send room's arithmetic."""
+
+    rates: RateLimits
+    concurrency: Concurrency
+    max_attempts: int
+    grace_s: float
+
+
+class Schedule:
+    """One run's requests, from the feed to the store."""
+
+    def __init__(
+        self,
+        feed: Iterator[Chunk],
+        store: Store,
+        send: Callable[[bytes], Awaitable[Reply | Failure]],
+        pacing: Pacing,
+        observe: Callable[[Progress], None],
+    ) -> None:
+        self._feed = feed
+        self._store = store
+        self._send = send
+        self._pacing = pacing
+        self._observe = observe
+        self._ready: deque[Pending] = deque()
+        self._waiting: list[tuple[float, int, Pending]] = []
+        self._sequence = itertools.count()
+        self._open: dict[bytes, int] = {}  # keys on their way, each with the number of rows that want its answer
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._settled: list[tuple[bytes, Outcome]] = []
+        self._committing: Sequence[tuple[bytes, Outcome]] = ()
+        self._is_committing = False
+        self._is_feeding = False
+        self._is_exhausted = False
+        self._durable_limit = 0
+        self._rate_gate = Gate()
+        self._outage_gate = Gate()
+        self._tally = Tally()
+        self._stop: BatchchatError | None = None
+        self._drain_until = 0.0
+        self._is_cut_off = False
+        self._wake = asyncio.Event()
+
+    async def run(self) -> Progress:
+        """Send everything that the feed brings and the store does not have; return how it ended.
+
+        Raises:
+            BatchchatError: what stopped the run: the endpoint's refusal, a fault of the store or input, or a signal.
+        """
+        with ThreadPoolExecutor(1, "store") as self._store_thread, ThreadPoolExecutor(1, "feed") as self._feed_thread:
+            self._tally.in_flight_bound = self._pacing.concurrency.limit
+            await self._commit_progress()
+            async with asyncio.TaskGroup() as self._tasks:
+                heartbeat = self._tasks.create_task(self._beat())
+                await self._dispatch()
+                heartbeat.cancel()
+            self._tally.in_flight_bound = 0
+            await self._commit_progress()
+        self._observe(self._progress())
+        if self._stop is not None:
+            raise self._stop
+        return self._progress()
+
+    def stop(self, reason: BatchchatError) -> None:
+        """Start no further request; those in flight may end within `grace_s`. A second call does not wait for them."""
+        if self._stop is not None:
+            self._drain_until = 0.0
+        else:
+            self._stop = reason
+            self._drain_until = time.monotonic() + self._pacing.grace_s
+        self._wake.set()
+
+    async def _dispatch(self) -> None:
+        while not self._is_done():
+            self._wake.clear()
+            wait_until = self._drain() if self._stop else self._admit()
+            await self._sleep(wait_until)
+
+    def _is_done(self) -> bool:
+        if self._in_flight or self._settled or self._is_committing or self._is_feeding:
+            return False
+        return self._stop is not None or (self._is_exhausted and not self._ready and not self._waiting)
+
+    async def _sleep(self, until: float | None) -> None:
+        timer = None
+        if until is not None:
+            delay_s = max(0.0, until - time.monotonic())
+            timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
+        await self._wake.wait()
+        if timer is not None:
+            timer.cancel()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            self._observe(self._progress())
+
+    def _drain(self) -> float | None:
+        """Cancel what is still in flight when the time for it is over; it may have been billed all the same."""
+        if time.monotonic() < self._drain_until:
+            return self._drain_until
+        if not self._is_cut_off:
+            self._is_cut_off = True
+            self._tally.possibly_billed += len(self._in_flight)
+            for task in self._in_flight:
+                task.cancel()
+        return None
+
+    # Starting requests
+
+    def _admit(self) -> float | None:
+        """Start every request that may start now; return when the next may, None if that depends on something else."""
+        self._refill()
+        while self._ready or self._waiting:
+            now = time.monotonic()
+            due_at = self._next_due(now)
+            opens_at = max(due_at, self._rate_gate.opens_at, self._outage_gate.opens_at, self._pacing.rates.opens_at())
+            if opens_at > now:
+                return None if opens_at == float("inf") else opens_at
+            if not self._has_slot():
+                self._pacing.concurrency.on_full()
+                return None
+            self._start(self._take(now), now)
+            self._refill()
+        return None
+
+    def _next_due(self, now: float) -> float:
+        """Return when the next row can be taken: now for a ready one, unless too many wait to be tried again."""
+        if self._ready and len(self._waiting) < WAITING_ROWS_PER_SLOT * max(self._limit(), READY_LOW_WATER):
+            return now
+        return self._waiting[0][0] if self._waiting else float("inf")
+
+    def _take(self, now: float) -> Pending:
+        if self._waiting and self._waiting[0][0] <= now:
+            return heapq.heappop(self._waiting)[2]
+        return self._ready.popleft()
+
+    def _limit(self) -> int:
+        """Never more than the last commit said, so that after a power cut the bound it recorded is true."""
+        return min(self._pacing.concurrency.limit, self._durable_limit)
+
+    def _has_slot(self) -> bool:
+        if self._outage_gate.burst_count:
+            return not self._in_flight  # one probe at a time until something is there again
+        return len(self._in_flight) + len(self._settled) + len(self._committing) < self._limit()
+
+    def _start(self, pending: Pending, now: float) -> None:
+        reserved = self._pacing.rates.reserve(now, len(pending.request.body))
+        task = self._tasks.create_task(self._attempt(pending, reserved))
+        self._in_flight.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        self._wake.set()
+
+    # Feeding
+
+    def _refill(self) -> None:
+        if self._is_feeding or self._is_exhausted or len(self._ready) >= max(READY_LOW_WATER, self._limit()):
+            return
+        self._is_feeding = True
+        self._tasks.create_task(self._feed_chunk())
+
+    async def _feed_chunk(self) -> None:
+        try:
+            chunk = await _in_thread(self._feed_thread, lambda: next(self._feed, None))
+            if chunk is None:
+                self._is_exhausted = True
+            else:
+                await self._accept(chunk)
+        except BatchchatError as error:
+            self.stop(error)
+        finally:
+            self._is_feeding = False
+            self._wake.set()
+
+    async def _accept(self, chunk: Chunk) -> None:
+        self._tally.rows_read += len(chunk.requests) + chunk.failed_row_count
+        self._tally.rows_failed += chunk.failed_row_count
+        fresh = [request for request in chunk.requests if self._claim(request.key)]
+        # Looked up only now that the keys are claimed: an answer is committed before its key is given up, so a key that
+        # is neither claimed by an earlier row nor found here has never been asked.
+        known = await _in_thread(self._store_thread, lambda: self._store.find([request.key for request in fresh]))
+        for request in fresh:
+            is_answered = known.get(request.key)
+            if is_answered is None:
+                self._ready.append(Pending(request))
+            else:
+                self._tally.reuse(self._open.pop(request.key), is_answered=is_answered)
+
+    def _claim(self, key: bytes) -> bool:
+        """Note one more row that wants a key's answer; return whether it is the first."""
+        self._open[key] = self._open.get(key, 0) + 1
+        return self._open[key] == 1
+
+    # One attempt, and what follows from it
+
+    async def _attempt(self, pending: Pending, reserved: float) -> None:
+        if self._stop is not None:
+            return  # stopped between the decision to start this request and its first byte
+        started_at = time.monotonic()
+        body = pending.request.body
+        self._tally.requests_sent += 1
+        reply = await self._send(body)
+        result: Completion | Failure = reply if isinstance(reply, Failure) else _read(reply)
+        self._pacing.rates.settle(reserved, len(body), result.usage if isinstance(result, Completion) else None)
+        self._conclude(pending, reply, result, started_at)
+
+    def _conclude(
+        self, pending: Pending, reply: Reply | Failure, result: Completion | Failure, started_at: float
+    ) -> None:
+        now = time.monotonic()
+        if isinstance(result, Failure):
+            self._fail(pending, result, started_at, now)
+            return
+        self._note_reached(started_at)
+        assert isinstance(reply, Reply)
+        self._rate_gate.pass_through(started_at)
+        self._pacing.concurrency.on_reply(now)
+        self._tally.add_usage(result.usage)
+        self._settle(pending, Answer(result, reply.body, reply.latency_s, pending.attempts + 1))
+
+    def _fail(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
+        if failure.is_outcome_unknown:
+            self._tally.possibly_billed += 1
+        decided = verdict(failure)
+        if decided is not Verdict.HOLD:
+            self._note_reached(started_at)
+        if decided is Verdict.FATAL:
+            self._refuse(failure)
+        elif decided is Verdict.CUT:
+            self._wait_for_rate(pending, failure, started_at, now)
+        elif decided is Verdict.HOLD:
+            self._wait_for_endpoint(pending, failure, started_at, now)
+        else:
+            self._charge(pending, failure, now - started_at, is_final=decided is Verdict.ROW)
+
+    def _note_reached(self, started_at: float) -> None:
+        self._tally.has_reached = True
+        self._outage_gate.pass_through(started_at)
+
+    def _refuse(self, failure: Failure) -> None:
+        if self._stop is None:
+            what = f"the endpoint refuses the job ({failure.status})" if failure.status else "the endpoint is not there"
+            advice = f"; {ADVICE[failure.kind]}" if failure.kind in ADVICE else ""
+            self.stop(EndpointRefusedError(f"{what}: {failure.message}{advice}"))
+
+    def _wait_for_rate(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
+        gate = self._rate_gate
+        self._tally.rate_limited += 1
+        is_new = gate.is_new_burst(started_at)
+        if is_new:
+            self._pacing.concurrency.on_rate_limit(now)
+        if is_new or failure.retry_after_s is not None:
+            gate.close(now, wait_s(failure, gate.burst_count + 1), is_new=is_new)
+        self._try_again(pending, gate.opens_at)
+        if now - gate.troubled_since > LONGEST_RATE_LIMIT_S:
+            self._refuse(failure)
+
+    def _wait_for_endpoint(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
+        gate = self._outage_gate
+        if gate.is_new_burst(started_at):
+            gate.close(now, min(LONGEST_WAIT_S, 0.5 * 2**gate.burst_count), is_new=True)
+        self._try_again(pending, gate.opens_at)
+        is_unreached = not self._tally.has_reached and gate.burst_count >= UNREACHED_TRIES
+        if is_unreached or now - gate.troubled_since > LONGEST_OUTAGE_S:
+            self._refuse(failure)
+
+    def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
+        pending.attempts += 1
+        self._pacing.concurrency.on_reply(time.monotonic())
+        if not (is_final or is_last(pending.attempts, self._pacing.max_attempts)):
+            self._try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
+        elif failure.kind == "protocol" and not self._tally.has_completion:
+            self._refuse(failure)  # nothing that came back was ever a chat completion: this is not such an endpoint
+        else:
+            self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, pending.attempts))
+
+    def _try_again(self, pending: Pending, due_at: float) -> None:
+        heapq.heappush(self._waiting, (due_at, next(self._sequence), pending))
+
+    # Keeping
+
+    def _settle(self, pending: Pending, outcome: Outcome) -> None:
+        self._settled.append((pending.request.key, outcome))
+        if not self._is_committing:
+            self._is_committing = True
+            self._tasks.create_task(self._commit())
+
+    async def _commit(self) -> None:
+        """Commit what has settled, again while more does: a slow disk makes larger groups, not slower rows."""
+        try:
+            while self._settled:
+                self._committing, self._settled = self._settled, []
+                await self._commit_group()
+        except BatchchatError as error:
+            self._tally.possibly_billed += len(self._committing) + len(self._settled)
+            self._settled.clear()
+            self.stop(error)
+        finally:
+            self._committing = ()
+            self._is_committing = False
+            self._wake.set()
+
+    async def _commit_group(self) -> None:
+        group, limit = self._committing, self._pacing.concurrency.limit
+        self._tally.in_flight_bound = self._in_flight_bound(limit)
+        waiting_rows = [self._open[key] for key, _ in group]
+        for row_count, (_, outcome) in zip(waiting_rows, group, strict=True):
+            self._tally.conclude(row_count, is_answered=isinstance(outcome, Answer))
+        progress = self._progress()
+        await _in_thread(self._store_thread, lambda: self._store.commit(group, progress))
+        for row_count, (key, outcome) in zip(waiting_rows, group, strict=True):
+            came_meanwhile = self._open.pop(key) - row_count
+            self._tally.conclude(came_meanwhile, is_answered=isinstance(outcome, Answer))
+        self._durable_limit = limit
+        self._committing = ()
+        self._wake.set()
+        self._observe(self._progress())
+
+    def _in_flight_bound(self, limit: int) -> int:
+        """Return how many requests may be under way at any time before the next commit."""
+        if self._stop is not None:
+            return len(self._in_flight)
+        if not self._is_exhausted or self._is_feeding:
+            return max(limit, len(self._in_flight))  # more than the limit, where it has just been cut
+        return min(limit, len(self._in_flight) + len(self._ready) + len(self._waiting))
+
+    async def _commit_progress(self) -> None:
+        limit = self._pacing.concurrency.limit
+        progress = self._progress()
+        try:
+            await _in_thread(self._store_thread, lambda: self._store.commit([], progress))
+        except BatchchatError as error:
+            if self._stop is None:
+                self.stop(error)
+        self._durable_limit = limit
+
+    def _progress(self) -> Progress:
+        return self._tally.progress(in_flight=len(self._in_flight), concurrency=self._limit())
+
+
+def _read(reply: Reply) -> Completion | Failure:
+    return read_reply(reply.status, reply.headers, reply.body, unix_now=time.time())
+
+
+async def _in_thread(thread: Executor, call: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, call)

@@ -1,0 +1,194 @@
+"""Bytes out, bytes in: the only module that knows an HTTP library.
+
+What passes in is a request's body; what comes out is a `Reply` with any status, or the `Failure` of an attempt that
+brought none. It does not know what the bytes mean, and it tries once.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from batchchat.records import Failure
+
+CONNECT_TIMEOUT_S = 20.0
+KEEPALIVE_EXPIRY_S = 4.0
+"""Idle seconds after which a connection is not used again: below the 5 s after which common servers close theirs."""
+
+SHORTEST_SECRET = 8
+"""Characters below which a key is a placeholder such as `x`, and taking it out would only spoil replies."""
+
+_REDACTED = "[redacted]"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP reply, read whole: `headers` by lower-case name, `body` decoded, `latency_s` from start to last byte."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    latency_s: float
+
+
+class ConnectionPool(httpx.AsyncBaseTransport):
+    """Keep-alive connections, the last used first, one request on each at a time, as many as are asked for.
+
+    Each connection is an httpx transport of its own: httpx's one pool walks all of its connections for every request,
+    which at 500 in flight costs more than the requests themselves.
+    """
+
+    def __init__(self, proxy: str | None) -> None:
+        self._proxy = proxy
+        self._tls = httpx.create_ssl_context()
+        self._idle: list[httpx.AsyncHTTPTransport] = []
+        self._all: list[httpx.AsyncHTTPTransport] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request; its connection is free again when the response is closed."""
+        transport = self._idle.pop() if self._idle else self._new_transport()
+        try:
+            response = await transport.handle_async_request(request)
+        except BaseException:
+            self._idle.append(transport)
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        stream = _ReturningStream(response.stream, lambda: self._idle.append(transport))
+        return httpx.Response(
+            response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for transport in self._all:
+            await transport.aclose()
+
+    def _new_transport(self) -> httpx.AsyncHTTPTransport:
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_EXPIRY_S)
+        transport = httpx.AsyncHTTPTransport(
+            verify=self._tls,
+            limits=limits,
+            proxy=self._proxy,
+            # A reply may take minutes without a byte; routers forget a connection that is silent for that long.
+            socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+        )
+        self._all.append(transport)
+        return transport
+
+
+class _ReturningStream(httpx.AsyncByteStream):
+    """A response's bytes; closing it, once, gives the connection back."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, give_back: Callable[[], None]) -> None:
+        self._stream = stream
+        self._give_back: Callable[[], None] | None = give_back
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            yield chunk
+
+    async def aclose(self) -> None:
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            try:
+                await self._stream.aclose()
+            finally:
+                give_back()
+
+
+class Transport:
+    """The way to one endpoint's `/chat/completions`, with its key, over any `httpx.AsyncBaseTransport`."""
+
+    def __init__(
+        self, base_url: str, *, api_key: str | None, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.url = httpx.URL(f"{base_url}/chat/completions")
+        self._transport = transport or ConnectionPool(proxy_for(self.url))
+        self._api_key = api_key
+        self._timeout_s = timeout_s
+        headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
+        if api_key is not None:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._headers = httpx.Headers({"host": _host(self.url), "accept-encoding": "gzip", **headers})
+        connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
+        self._extensions = {"timeout": {"connect": connect_s, "read": timeout_s, "write": timeout_s, "pool": timeout_s}}
+
+    async def send(self, body: bytes) -> Reply | Failure:
+        """Send one request and read the whole reply within `timeout_s`; a fault of the way comes back as a Failure."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, headers, content = await self._exchange(body)
+        except TimeoutError:
+            return Failure("timeout", f"no whole reply within {self._timeout_s:g} s", is_outcome_unknown=True)
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            return self._failure(error)
+        return Reply(status, headers, self._redacted(content), time.monotonic() - started)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._transport.aclose()
+
+    async def _exchange(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        request = httpx.Request("POST", self.url, headers=self._headers, content=body, extensions=self._extensions)
+        response = await self._transport.handle_async_request(request)
+        try:
+            content = await response.aread()
+        finally:
+            await response.aclose()
+        return response.status_code, response.headers, content
+
+    def _failure(self, error: httpx.TransportError | httpx.DecodingError) -> Failure:
+        text = self._redacted(_reason(error).encode()).decode()
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
+            return Failure("connect", f"cannot connect to {self.url.host}:{_port(self.url)}: {text}")
+        if isinstance(error, httpx.TimeoutException):
+            return Failure("timeout", f"no reply in time ({text})", is_outcome_unknown=True)
+        if isinstance(error, httpx.DecodingError):
+            return Failure("protocol", f"the reply's content encoding is broken: {text}", is_outcome_unknown=True)
+        return Failure("connect", f"the connection broke before the reply was whole: {text}", is_outcome_unknown=True)
+
+    def _redacted(self, content: bytes) -> bytes:
+        """Take the key out of what the endpoint sent: some echo it in their errors, and replies are stored."""
+        if self._api_key is None or len(self._api_key) < SHORTEST_SECRET or self._api_key.encode() not in content:
+            return content
+        return content.replace(self._api_key.encode(), _REDACTED.encode())
+
+
+def proxy_for(url: httpx.URL) -> str | None:
+    """Return the proxy that the environment (`HTTPS_PROXY`, `NO_PROXY`) names for a URL; never one for loopback."""
+    if _is_loopback(url.host) or proxy_bypass(url.host):
+        return None
+    proxies = getproxies()
+    return proxies.get(url.scheme) or proxies.get("all")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the words of the error that caused it all: those on top only say that something failed."""
+    reason = str(error) or ("timed out" if isinstance(error, httpx.TimeoutException) else type(error).__name__)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            reason = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return reason
+
+
+def _host(url: httpx.URL) -> str:
+    return url.netloc.decode("ascii")
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
