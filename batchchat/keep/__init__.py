@@ -1,0 +1,1 @@
+"""keep: the checkpoint, a map from request to answer."""

@@ -1,0 +1,298 @@
+"""The map from request to answer, in SQLite.
+
+What passes in are keys with their outcomes; what comes out are the outcomes that stand. It does not know rows, requests
+or columns. A commit returns when its outcomes are on the disk (WAL, synchronous FULL).
+"""
+
+import os
+import socket
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointNewerError
+from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from batchchat.records import (
+    Answer,
+    Completion,
+    FailedRow,
+    Failure,
+    FailureGroup,
+    Outcome,
+    Progress,
+    RunRecord,
+    ToolCall,
+    Usage,
+)
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+BUSY_TIMEOUT_S = 30.0
+_COMPRESSION = 1
+
+_ANSWER_COLUMNS = "latency_s, attempts, fields"
+_FAILURE_COLUMNS = "is_transient, latency_s, attempts, kind, message, status, code, request_id"
+
+
+class Checkpoint:
+    """An open checkpoint; one thread at a time."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        self._run = 0
+
+    def start_run(self, rows_total: int) -> RunRecord | None:
+        """Begin a run; return the one before it, or None."""
+        with self._guarded():
+            before = self.last_run()
+            now = time.time()
+            self._connection.execute(
+                "INSERT INTO runs (started_at, updated_at, pid, host, rows_total, progress) VALUES (?, ?, ?, ?, ?, ?)",
+                (now, now, os.getpid(), socket.gethostname(), rows_total, orjson.dumps(Progress())),
+            )
+            self._run = self._connection.execute("SELECT max(run) FROM runs").fetchone()[0]
+            return before
+
+    def end_run(self, reason: str) -> None:
+        """Note that the run ended by itself, and why."""
+        with self._guarded():
+            self._connection.execute(
+                "UPDATE runs SET ended_at = ?, end_reason = ? WHERE run = ?", (time.time(), reason, self._run)
+            )
+
+    def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
+        """Make outcomes and progress durable, all or none; an answer takes the place of a failure, never the reverse.
+
+        Raises:
+            CheckpointError: nothing of it is stored.
+        """
+        answers = [self._answer_row(key, outcome) for key, outcome in outcomes if isinstance(outcome, Answer)]
+        failures = [self._failure_row(key, outcome) for key, outcome in outcomes if isinstance(outcome, FailedRow)]
+        with self._guarded(), self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", answers)
+            connection.executemany("DELETE FROM failures WHERE key = ?", [(row[0],) for row in answers])
+            connection.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", failures)
+            connection.execute(
+                "UPDATE runs SET updated_at = ?, progress = ? WHERE run = ?",
+                (time.time(), orjson.dumps(progress), self._run),
+            )
+
+    def find(self, keys: Sequence[bytes], *, retries_final: bool = False) -> dict[bytes, bool]:
+        """Return the keys that need no request: True for an answer, False for a failure that stands.
+
+        A failure stands when this run made it, or when it is final; with `retries_final` only when this run made it.
+        """
+        stands = "run = ?" if retries_final else "(run = ? OR NOT is_transient)"
+        with self._guarded():
+            run = self._connection.execute
+            found = {}
+            for key in keys:
+                if run("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
+                    found[key] = True
+                elif run(f"SELECT 1 FROM failures WHERE key = ? AND {stands}", (key, self._run)).fetchone():  # noqa: S608
+                    found[key] = False
+            return found
+
+    def outcomes(self, keys: Sequence[bytes | None]) -> list[Outcome | None]:
+        """Return each key's outcome, in order; None for a key that is None or has none. `Answer.reply` stays empty."""
+        with self._guarded():
+            return [None if key is None else self._outcome(key) for key in keys]
+
+    def _outcome(self, key: bytes) -> Outcome | None:
+        row = self._connection.execute(f"SELECT {_ANSWER_COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()  # noqa: S608
+        if row is not None:
+            return Answer(self._completion(row[2]), b"", row[0], row[1])
+        row = self._connection.execute(f"SELECT {_FAILURE_COLUMNS} FROM failures WHERE key = ?", (key,)).fetchone()  # noqa: S608
+        return None if row is None else _failed_row(row)
+
+    def _completion(self, fields: bytes) -> Completion:
+        try:
+            return _read_completion(fields)
+        except (ValueError, TypeError, KeyError) as error:
+            message = f"{self.path} is damaged: a stored answer cannot be read ({error}). Restore it from a backup"
+            raise CheckpointDamagedError(message) from error
+
+    def reply(self, key: bytes) -> bytes | None:
+        """Return the body of the reply that answered a key, as received."""
+        with self._guarded():
+            row = self._connection.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
+            return None if row is None else zlib.decompress(row[0])
+
+    def last_run(self) -> RunRecord | None:
+        """Return the newest run."""
+        with self._guarded():
+            row = self._connection.execute(
+                "SELECT run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress"
+                " FROM runs ORDER BY run DESC LIMIT 1"
+            ).fetchone()
+            return None if row is None else _run_record(row)
+
+    def answer_count(self) -> int:
+        """Return the number of answers stored, of this and earlier forms of the job."""
+        with self._guarded():
+            return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
+
+    def failure_groups(self, limit: int) -> list[FailureGroup]:
+        """Return the most frequent failures that the newest run made."""
+        query = (
+            "SELECT kind, message, count(*) AS n FROM failures WHERE run = (SELECT max(run) FROM runs)"
+            " GROUP BY kind, message ORDER BY n DESC, kind, message LIMIT ?"
+        )
+        with self._guarded():
+            return [FailureGroup(*row) for row in self._connection.execute(query, (limit,))]
+
+    def _answer_row(self, key: bytes, answer: Answer) -> tuple[Any, ...]:
+        fields, reply = orjson.dumps(answer.completion), zlib.compress(answer.reply, _COMPRESSION)
+        return (key, self._run, answer.latency_s, answer.attempts, fields, reply)
+
+    def _failure_row(self, key: bytes, row: FailedRow) -> tuple[Any, ...]:
+        failure = row.failure
+        reason = (failure.kind, failure.message, failure.status, failure.code, failure.request_id)
+        return (key, self._run, row.is_transient, row.latency_s, row.attempts, *reason)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with _translated(self.path):
+            yield
+
+
+@contextmanager
+def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Checkpoint]:
+    """Open a checkpoint, for writing make and migrate it; the caller holds its lock when it writes.
+
+    Raises:
+        CheckpointDamagedError: it is not a checkpoint, or cannot be read as one.
+        CheckpointNewerError: a newer batchchat wrote it.
+        CheckpointError: it is not there (read only), or the system refuses it.
+    """
+    if is_read_only and not path.exists():
+        message = f"{path}: there is no checkpoint; `batchchat run` makes one"
+        raise CheckpointError(message)
+    if not is_read_only and not path.exists():
+        _create(path)
+    with _translated(path):
+        uri = f"{path.absolute().as_uri()}?mode={'ro' if is_read_only else 'rw'}"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+    try:
+        with _translated(path):
+            _check_version(path, connection)
+            if not is_read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                migrate(connection)
+        yield Checkpoint(path, connection)
+    finally:
+        with _translated(path):
+            connection.close()
+
+
+def prepare_folder(path: Path) -> None:
+    """Make the checkpoint's folder, for its owner alone.
+
+    Raises:
+        CheckpointError: it cannot be made.
+    """
+    try:
+        path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{path.parent}: the checkpoint's folder cannot be made: {error.strerror}"
+        raise CheckpointError(message) from error
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a checkpoint so that the next run starts without answers; return its new path, None if there was none.
+
+    The caller holds its lock. Answers were paid for: they are kept, under a name with the time.
+    """
+    if not path.exists():
+        return None
+    with _translated(path):
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what stands in the WAL must go along
+        connection.close()
+    aside = path.with_name(f"{path.stem}.{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}{path.suffix}")
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside
+
+
+def _create(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE))
+    except FileExistsError:
+        return
+    except OSError as error:
+        message = f"{path}: the checkpoint cannot be made: {error.strerror}"
+        raise CheckpointError(message) from error
+
+
+def _check_version(path: Path, connection: sqlite3.Connection) -> None:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if application != APPLICATION_ID and not is_empty:
+        message = f"{path} is a SQLite file, but not a checkpoint of batchchat; name another in checkpoint.path"
+        raise CheckpointDamagedError(message)
+    if application == APPLICATION_ID and version > len(MIGRATIONS):
+        message = (
+            f"{path} has version {version}, written by a newer batchchat; this one reads up to version"
+            f" {len(MIGRATIONS)}. Upgrade batchchat, or name another file in checkpoint.path"
+        )
+        raise CheckpointNewerError(message)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into the checkpoint's, at this one place."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorname", "") or ""
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or type(error) is sqlite3.DatabaseError:
+            message = (
+                f"{path} is damaged or not a checkpoint ({error}); nothing was changed."
+                " Restore it from a backup, or move it away to start without its answers"
+            )
+            raise CheckpointDamagedError(message) from error
+        message = f"{path}: the checkpoint cannot be used: {error}"
+        raise CheckpointError(message) from error
+
+
+def _read_completion(fields: bytes) -> Completion:
+    data = orjson.loads(fields)
+    calls = tuple(ToolCall(**call) for call in data["tool_calls"])
+    return Completion(**{**data, "tool_calls": calls, "usage": Usage(**data["usage"])})
+
+
+def _failed_row(row: tuple[Any, ...]) -> FailedRow:
+    is_transient, latency_s, attempts, kind, message, status, code, request_id = row
+    failure = Failure(kind, message, status, code, request_id=request_id)
+    return FailedRow(failure, bool(is_transient), latency_s, attempts)
+
+
+def _run_record(row: Sequence[Any]) -> RunRecord:
+    run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress = row
+    counts = replace(Progress(), **orjson.loads(progress))
+    return RunRecord(run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, counts)

@@ -1,0 +1,56 @@
+"""The checkpoint's schema, by version; each step runs once, in a transaction with its own record."""
+
+import sqlite3
+
+APPLICATION_ID = 0x62636874  # "bcht": tells a checkpoint from any other SQLite file
+
+_V1 = """
+CREATE TABLE answers (
+    key BLOB PRIMARY KEY,
+    run INTEGER NOT NULL,
+    latency_s REAL NOT NULL,
+    attempts INTEGER NOT NULL,
+    fields BLOB NOT NULL,  -- the Completion as JSON
+    reply BLOB NOT NULL    -- the body as received, zlib
+);
+CREATE TABLE failures (
+    key BLOB PRIMARY KEY,
+    run INTEGER NOT NULL,
+    is_transient INTEGER NOT NULL,
+    latency_s REAL,
+    attempts INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    status INTEGER,
+    code TEXT,
+    request_id TEXT
+);
+CREATE TABLE runs (
+    run INTEGER PRIMARY KEY,
+    started_at REAL NOT NULL,   -- unix seconds
+    updated_at REAL NOT NULL,
+    ended_at REAL,              -- null: still running, or killed
+    end_reason TEXT,
+    pid INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    rows_total INTEGER NOT NULL,
+    progress BLOB NOT NULL      -- the Progress as JSON
+);
+"""
+
+MIGRATIONS = (_V1,)
+"""What brings a file from version n to n + 1; the version stands in SQLite's `user_version`."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring an open checkpoint to the newest version; `connection` is in autocommit mode.
+
+    The caller has made sure that it is not newer than that.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        # One script is one transaction: a kill in the middle leaves the version before it.
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {script}"
+            f" PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
+        )
