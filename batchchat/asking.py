@@ -1,0 +1,143 @@
+"""The event loop of a run: the endpoint, the way to it, the schedule, and the signals that stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from batchchat.errors import BatchchatError, InterruptedRunError
+from batchchat.job import Job
+from batchchat.keep.checkpoint import Checkpoint
+from batchchat.records import Chunk, Progress
+from batchchat.send.concurrency import Concurrency
+from batchchat.send.limits import RateLimits
+from batchchat.send.schedule import Pacing, Schedule
+from batchchat.send.transport import Transport
+
+if TYPE_CHECKING:
+    from batchchat.show.progress import Observer
+
+_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopSwitch:
+    """Stops a run from another thread; thrown before the run has begun, it stops it at its start."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._target: tuple[asyncio.AbstractEventLoop, Schedule] | None = None
+        self._reason: BatchchatError | None = None
+
+    def stop(self, reason: BatchchatError) -> None:
+        """Ask the run to stop; a second time, to leave at once."""
+        with self._lock:
+            self._reason = reason
+            if self._target is not None:
+                loop, schedule = self._target
+                loop.call_soon_threadsafe(schedule.stop, reason)
+
+    def connect(self, schedule: Schedule | None) -> None:
+        """Name the run to stop; None when there is none any more. Called in the run's event loop."""
+        with self._lock:
+            self._target = (asyncio.get_running_loop(), schedule) if schedule else None
+            if schedule and self._reason:
+                schedule.stop(self._reason)
+
+
+class Asking:
+    """Asks everything that a feed brings and the checkpoint does not have; `progress` says how far it is."""
+
+    def __init__(self, job: Job, api_key: str | None, checkpoint: Checkpoint, *, retries_final: bool = False) -> None:
+        self._job = job
+        self._api_key = api_key
+        self._checkpoint = checkpoint
+        self._retries_final = retries_final
+        self.progress = Progress()
+
+    def ask(self, feed: Iterator[Chunk], observe: Observer, stop_switch: StopSwitch) -> None:
+        """Ask all rows; return when each has its outcome.
+
+        Raises:
+            BatchchatError: the run was stopped; everything that was answered is in the checkpoint.
+        """
+
+        def observed(progress: Progress) -> None:
+            self.progress = progress
+            observe(progress)
+
+        with ExitStack() as stack:
+            base_url = self._job.endpoint.resolved_base_url
+            if self._job.endpoint.is_embedded:
+                base_url = stack.enter_context(_embedded_endpoint())
+            runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
+            runner.run(self._ask(base_url, feed, observed, stop_switch))
+
+    async def _ask(self, base_url: str, feed: Iterator[Chunk], observe: Observer, stop_switch: StopSwitch) -> None:
+        limits = self._job.limits
+        transport = Transport(base_url, api_key=self._api_key, timeout_s=limits.timeout_s)
+        pacing = Pacing(
+            RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
+            Concurrency(limits.concurrency, asyncio.get_running_loop().time()),
+            limits.max_attempts,
+            limits.grace_s,
+        )
+        store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
+        schedule = Schedule(feed, store, transport.send, pacing, observe)
+        stop_switch.connect(schedule)
+        try:
+            with _stopped_by_signals(schedule):
+                await schedule.run()
+        finally:
+            stop_switch.connect(None)
+            await transport.aclose()
+
+
+class _CheckpointStore:
+    """The checkpoint as the schedule wants it."""
+
+    def __init__(self, checkpoint: Checkpoint, *, retries_final: bool) -> None:
+        self.commit = checkpoint.commit
+        self.find = functools.partial(checkpoint.find, retries_final=retries_final)
+
+
+@contextmanager
+def _stopped_by_signals(schedule: Schedule) -> Iterator[None]:
+    """Let SIGINT and SIGTERM stop the schedule; only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, exit_code in _SIGNALS.items():
+        loop.add_signal_handler(number, schedule.stop, InterruptedRunError(f"stopped by {number.name}", exit_code))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _embedded_endpoint() -> Iterator[str]:
+    """Run the embedded endpoint for as long as the block lasts; its web stack is imported only for this."""
+    from batchchat.serve.server import EmbeddedEndpoint
+    from batchchat.serve.settings import ServeSettings
+
+    with EmbeddedEndpoint(ServeSettings()) as endpoint:
+        yield endpoint.base_url
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

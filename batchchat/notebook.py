@@ -1,0 +1,68 @@
+"""`batchchat.run` for Python programs and notebooks: a job in, a polars frame out, also inside a running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from batchchat import pipeline
+from batchchat.asking import StopSwitch
+from batchchat.errors import InterruptedRunError
+from batchchat.jobfile import LoadedJob, job_from_mapping, load_job
+from batchchat.write.collector import Collector
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def run(job: str | os.PathLike[str] | Mapping[str, Any], frame: pl.DataFrame | pl.LazyFrame | None) -> pl.DataFrame:
+    """Run a job as `batchchat.run` documents it."""
+    loaded = job_from_mapping(job, Path.cwd()) if isinstance(job, Mapping) else load_job(Path(job))
+    stop_switch = StopSwitch()
+
+    def call() -> pl.DataFrame:
+        return _run(loaded, frame, stop_switch)
+
+    return _in_own_thread(call, stop_switch) if _is_in_event_loop() else call()
+
+
+def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, stop_switch: StopSwitch) -> pl.DataFrame:
+    plan = pipeline.prepare(loaded, frame)
+    collector = Collector(plan.output, plan.source.schema)
+    pipeline.run(plan, pipeline.api_key(loaded), pipeline.RunOptions(stop_switch=stop_switch), collector)
+    return collector.frame()
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_own_thread(call: Callable[[], pl.DataFrame], stop_switch: StopSwitch) -> pl.DataFrame:
+    """Call in a thread of its own, which can have its own event loop; an interrupt of this one stops the run."""
+    results: list[pl.DataFrame] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # raised again in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="batchchat")
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            stop_switch.stop(InterruptedRunError("stopped by SIGINT", 130))
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,258 @@
+"""The journey of a job, top to bottom: read -> prompt -> send -> keep -> write.
+
+What passes in is a loaded job; what comes out is how it ended. The rooms do not know one another: values pass between
+them here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from batchchat.asking import Asking, StopSwitch
+from batchchat.errors import BatchchatError, InputError, JobError, Problem, TemplateError
+from batchchat.jobfile import LoadedJob
+from batchchat.keep.checkpoint import Checkpoint, open_checkpoint, prepare_folder, set_aside
+from batchchat.keep.lock import locked
+from batchchat.prompt.request import Prompt, compile_prompt
+from batchchat.read.source import Source, frame_source, open_source
+from batchchat.records import Batch, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Row, RunSummary
+from batchchat.show.progress import shown
+from batchchat.write.collector import Collector, FirstRows
+from batchchat.write.columns import OutputPlan, answer_columns, plan_output
+from batchchat.write.sink import Sink, check_output
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from batchchat.job import Job
+
+CHUNK_ROWS = 256
+CHUNK_BYTES = 4 * 2**20
+"""Rows, and bytes of their requests, that the feed prepares at a time."""
+
+FIRST_ROWS = 5
+"""Rows of the output that a summary shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job of which everything is known that can be known without sending."""
+
+    job: Job
+    source: Source
+    prompt: Prompt
+    output: OutputPlan
+    checkpoint_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run: `retries_errors` asks final failures again, `is_fresh` sets the old checkpoint aside."""
+
+    retries_errors: bool = False
+    is_fresh: bool = False
+    is_quiet: bool = False
+    stop_switch: StopSwitch = field(default_factory=StopSwitch)
+
+
+class Target(Protocol):
+    """Something that takes the output's rows, in input order."""
+
+    def write(self, batch: Batch, answers: pl.DataFrame) -> None:
+        """Take a batch and its new columns, of the same height."""
+
+
+def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collector | None = None) -> RunSummary:
+    """Run or resume a job: ask what has no answer yet, then write the output (to `collector` too, when there is one).
+
+    Raises:
+        BatchchatError: the run was stopped or could not start; once it has begun, the error carries its `summary`.
+    """
+    started_at = time.monotonic()
+    with opened(plan, is_fresh=options.is_fresh) as checkpoint:
+        before = checkpoint.start_run(plan.source.total_rows)
+        asking = Asking(plan.job, api_key, checkpoint, retries_final=options.retries_errors)
+        first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
+        try:
+            with shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe:
+                asking.ask(chunks(plan), observe, options.stop_switch)
+            write_output(plan, checkpoint, [target for target in (first_rows, collector) if target])
+        except BatchchatError as error:
+            checkpoint.end_run(str(error))
+            summary = _summary(plan, asking.progress, before.lost_in_flight if before else 0, started_at)
+            error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None)
+            raise
+        checkpoint.end_run("finished")
+        summary = _summary(plan, asking.progress, before.lost_in_flight if before else 0, started_at)
+    return replace(summary, first_rows=first_rows.rows)
+
+
+def _columns_to_look_at(plan: Plan) -> list[str]:
+    """Return the few input columns that say best which row it is, and what was asked."""
+    name = plan.job.input.id or plan.source.columns[0]
+    asked = [column for column in plan.source.columns if column in (plan.prompt.template.columns or ())]
+    return [name, *[column for column in asked if column != name][-1:]]
+
+
+def _summary(plan: Plan, progress: Progress, lost_in_flight: int, started_at: float) -> RunSummary:
+    path = plan.job.output.path
+    return RunSummary(
+        job=plan.job.name,
+        outcome="finished",
+        reason=None,
+        progress=progress,
+        rows_total=plan.source.total_rows,
+        duration_s=time.monotonic() - started_at,
+        output=str(path) if path else None,
+        checkpoint=str(plan.checkpoint_path),
+        lost_in_flight=lost_in_flight,
+    )
+
+
+def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None) -> Plan:
+    """Find out everything that can be known before the first request; nothing is left behind.
+
+    Raises:
+        UsageError: the job, the input, a template or the output is wrong.
+    """
+    job = loaded.job
+    source = _source(loaded, frame)
+    try:
+        prompt = compile_prompt(
+            job.request.as_body(),
+            source.columns,
+            endpoint_name=job.endpoint.resolved_name,
+            dedupe=job.checkpoint.dedupe,
+        )
+    except TemplateError as error:
+        raise loaded.locate(error) from error
+    output = plan_output(source.columns, keep=job.output.keep, rename=job.output.columns, prefix=job.output.prefix)
+    if job.output.path is not None:
+        check_output(job.output.path, source.files)
+    assert job.checkpoint.path is not None
+    return Plan(job, source, prompt, output, job.checkpoint.path)
+
+
+def _source(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None) -> Source:
+    wanted = loaded.job.input
+    if frame is not None:
+        return frame_source(frame, where=wanted.where, limit=wanted.limit, id_column=wanted.id)
+    if wanted.path is None:
+        raise JobError([Problem(loaded.label, "input.path", "is required: the file, glob or folder to read")])
+    return open_source(wanted.path, format=wanted.format, where=wanted.where, limit=wanted.limit, id_column=wanted.id)
+
+
+def api_key(loaded: LoadedJob) -> str | None:
+    """Return the endpoint's key from its environment variable, None when it takes none.
+
+    Raises:
+        JobError: the variable is not set, or holds what cannot be a key. The value is never part of the message.
+    """
+    name = loaded.job.endpoint.resolved_api_key_env
+    if name is None:
+        return None
+    value = os.environ.get(name, "").strip()
+    if not value:
+        text = f"the environment variable {name} is not set; it must hold the endpoint's API key (export {name}=...)"
+        raise JobError([Problem(loaded.label, "endpoint.api_key_env", text)])
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        text = f"the value of {name} has a space, a control or a non-ASCII character, which no API key has"
+        raise JobError([Problem(loaded.label, "endpoint.api_key_env", text)])
+    return value
+
+
+@contextmanager
+def opened(plan: Plan, *, is_fresh: bool = False) -> Iterator[Checkpoint]:
+    """Open the job's checkpoint for this process alone.
+
+    Raises:
+        CheckpointError: it is locked by a live run, damaged, newer, or cannot be made.
+    """
+    with ExitStack() as stack:
+        prepare_folder(plan.checkpoint_path)
+        stack.enter_context(locked(plan.checkpoint_path))
+        if is_fresh:
+            set_aside(plan.checkpoint_path)
+        yield stack.enter_context(open_checkpoint(plan.checkpoint_path))
+
+
+def chunks(plan: Plan) -> Iterator[Chunk]:
+    """Yield the requests of all rows in input order, a bounded number at a time."""
+    requests: list[ChatRequest] = []
+    failed_row_count = size_bytes = 0
+    for _, made in prepared_rows(plan):
+        if isinstance(made, Failure):
+            failed_row_count += 1
+        else:
+            requests.append(made)
+            size_bytes += len(made.body)
+        if len(requests) + failed_row_count >= CHUNK_ROWS or size_bytes >= CHUNK_BYTES:
+            yield Chunk(requests, failed_row_count)
+            requests, failed_row_count, size_bytes = [], 0, 0
+    if requests or failed_row_count:
+        yield Chunk(requests, failed_row_count)
+
+
+def prepared_rows(plan: Plan) -> Iterator[tuple[Row, ChatRequest | Failure]]:
+    """Yield every row, with only the columns that the templates read, and the request or the failure that it makes."""
+    for batch in plan.source.batches(plan.prompt.template.columns):
+        for row in batch.rows:
+            yield row, plan.prompt.request(row)
+
+
+def write_output(
+    plan: Plan, checkpoint: Checkpoint, targets: Sequence[Target] = (), *, is_partial: bool = False
+) -> None:
+    """Write the output file, complete or not at all, when the job names one; and the same rows to every target.
+
+    Raises:
+        OutputError: it cannot be written.
+        InputError: a row has no outcome, because the input changed under the run; with `is_partial` it has nulls.
+    """
+    with ExitStack() as stack:
+        if plan.job.output.path is not None:
+            targets = [*targets, stack.enter_context(Sink(plan.job.output.path, plan.output, plan.source.schema))]
+        for batch in plan.source.batches():
+            outcomes = _outcomes(plan, checkpoint, batch)
+            if None in outcomes and not is_partial:
+                name = batch.rows[outcomes.index(None)].name
+                message = (
+                    f"row {name} has no answer: the input changed while the job ran; run it again to ask what is new"
+                )
+                raise InputError(message)
+            answers = answer_columns(outcomes, plan.output)
+            for target in targets:
+                target.write(batch, answers)
+
+
+def _outcomes(plan: Plan, checkpoint: Checkpoint, batch: Batch) -> list[Outcome | None]:
+    made = [plan.prompt.request(row) for row in batch.rows]
+    stored = checkpoint.outcomes([request.key if isinstance(request, ChatRequest) else None for request in made])
+    return [
+        FailedRow(request, is_transient=False, latency_s=None, attempts=0) if isinstance(request, Failure) else outcome
+        for request, outcome in zip(made, stored, strict=True)
+    ]
+
+
+def export(plan: Plan) -> None:
+    """Write the output from what is there now; rows that were not asked have nulls. Works while a run goes on.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it cannot be read.
+        OutputError: the output cannot be written.
+    """
+    with open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint:
+        write_output(plan, checkpoint, is_partial=True)
+
+
+def template_failures(plan: Plan) -> Iterator[tuple[Row, Failure]]:
+    """Yield every row that cannot be turned into a request, and why."""
+    for row, made in prepared_rows(plan):
+        if isinstance(made, Failure):
+            yield row, made

@@ -1,0 +1,51 @@
+"""The first rows of a job as the requests they make, and their answers when they are sent."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from batchchat import pipeline
+from batchchat.asking import Asking, StopSwitch
+from batchchat.jobfile import LoadedJob
+from batchchat.records import Answer, ChatRequest, Chunk, Failure, Outcome, Row
+
+
+def preview(loaded: LoadedJob, count: int, *, sends: bool) -> list[dict[str, Any]]:
+    """Return an object for each of the first rows: `row`, `url`, `request`, and `answer` or `error` if there is one.
+
+    Raises:
+        BatchchatError: as `pipeline.prepare`; with `sends` as `pipeline.run`.
+    """
+    plan = pipeline.prepare(loaded)
+    rows = list(islice(pipeline.prepared_rows(plan), count))
+    outcomes = _send(loaded, plan, rows) if sends else {}
+    url = f"{plan.job.endpoint.resolved_base_url}/chat/completions"
+    return [_shown(url, row, made, outcomes) for row, made in rows]
+
+
+def _send(
+    loaded: LoadedJob, plan: pipeline.Plan, rows: list[tuple[Row, ChatRequest | Failure]]
+) -> dict[bytes, Outcome | None]:
+    requests = [made for _, made in rows if isinstance(made, ChatRequest)]
+    key = pipeline.api_key(loaded)
+    with pipeline.opened(plan) as checkpoint:
+        checkpoint.start_run(plan.source.total_rows)
+        Asking(plan.job, key, checkpoint).ask(iter([Chunk(requests)]), lambda _: None, StopSwitch())
+        checkpoint.end_run("preview")
+        keys = [request.key for request in requests]
+        return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
+
+
+def _shown(url: str, row: Row, made: ChatRequest | Failure, outcomes: dict[bytes, Outcome | None]) -> dict[str, Any]:
+    if isinstance(made, Failure):
+        return {"row": row.name, "error": made}
+    shown = {"row": row.name, "url": url, "request": orjson.Fragment(made.body)}
+    outcome = outcomes.get(made.key)
+    if outcome is None:
+        return shown
+    return (
+        {**shown, "answer": outcome.completion} if isinstance(outcome, Answer) else {**shown, "error": outcome.failure}
+    )

@@ -1,0 +1,1 @@
+"""show: progress and summaries for people and for scripts."""

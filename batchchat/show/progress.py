@@ -1,0 +1,78 @@
+"""A run's progress on standard error: a bar on a terminal, a plain line every 30 s elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
+
+from tqdm import tqdm
+
+from batchchat.records import Progress
+
+LINE_INTERVAL_S = 30.0
+
+Observer = Callable[[Progress], None]
+
+
+@contextmanager
+def shown(name: str, rows_total: int, *, is_quiet: bool, stream: TextIO | None = None) -> Iterator[Observer]:
+    """Yield what a run tells its progress to; rows count as done when answered or failed."""
+    stream = stream or sys.stderr
+    if is_quiet:
+        yield lambda _: None
+    elif stream.isatty():
+        with tqdm(total=rows_total, desc=name, unit="row", file=stream, dynamic_ncols=True, mininterval=0.2) as bar:
+            yield lambda progress: _move(bar, progress)
+    else:
+        yield _Lines(name, rows_total, stream)
+
+
+def _move(bar: "tqdm[NoReturn]", progress: Progress) -> None:
+    bar.set_postfix_str(_details(progress), refresh=False)
+    bar.update(_done(progress) - bar.n)
+
+
+class _Lines:
+    """Prints a line when the last is 30 s old; what it is told more often only updates what the next will say."""
+
+    def __init__(self, name: str, rows_total: int, stream: TextIO) -> None:
+        self._name = name
+        self._rows_total = rows_total
+        self._stream = stream
+        self._started_at = self._printed_at = time.monotonic()
+        self._done_before: int | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if self._done_before is None:
+            self._done_before = progress.rows_reused
+        if now - self._printed_at >= LINE_INTERVAL_S:
+            self._printed_at = now
+            self._stream.write(f"{self._line(progress, now - self._started_at)}\n")
+            self._stream.flush()
+
+    def _line(self, progress: Progress, elapsed_s: float) -> str:
+        done, total = _done(progress), self._rows_total
+        rate = (done - progress.rows_reused) / elapsed_s
+        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+        return f"{self._name}: {done:,}/{total:,} rows, {rate:.1f} rows/s, {_details(progress)}{left}"
+
+
+def _done(progress: Progress) -> int:
+    return progress.rows_answered + progress.rows_failed
+
+
+def _details(progress: Progress) -> str:
+    tokens = progress.prompt_tokens + progress.completion_tokens
+    return f"{progress.in_flight} in flight, {progress.rows_failed:,} failed, {tokens:,} tokens"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people write them: `4.2 s`, `3 min 20 s`, `5 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

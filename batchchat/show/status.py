@@ -1,0 +1,43 @@
+"""A job's status as a few lines, or as one JSON object."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from batchchat.show.printable import one_line, printable
+
+if TYPE_CHECKING:
+    from batchchat.status import JobStatus
+
+
+def as_object(status: JobStatus) -> dict[str, Any]:
+    """Return the status as plain values; times are unix seconds."""
+    return asdict(status)
+
+
+def as_text(status: JobStatus) -> str:
+    """Return the status for people."""
+    if status.run is None:
+        return printable(f"{status.job}: not started")
+    progress, total = status.run.progress, status.run.rows_total
+    unasked = total - progress.rows_answered - progress.rows_failed
+    answered = f"{progress.rows_answered:,} answered, {progress.rows_failed:,} failed, {unasked:,} not yet asked"
+    lines = [
+        f"{status.job}: {status.state}: {total:,} rows: {answered}",
+        f"run {status.run.run}: pid {status.run.pid} on {status.run.host}, last heard of {_at(status.run.updated_at)}",
+        f"checkpoint: {status.checkpoint}, {status.answers_stored:,} answers",
+    ]
+    if status.state == "stopped":
+        lines.append(f"stopped: {status.run.end_reason}")
+    if status.state == "killed":
+        lines.append(
+            f"killed with at most {status.run.lost_in_flight:,} requests in flight; run the job again to go on"
+        )
+    lines += [f"failed: {group.count:,} x {group.kind}: {one_line(group.message, 120)}" for group in status.failures]
+    return "\n".join(printable(line) for line in lines)
+
+
+def _at(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

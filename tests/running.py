@@ -1,0 +1,66 @@
+"""What whole-run tests share: a folder with a job, the command in a process of its own, and the endpoint's ledger."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BATCHCHAT = [sys.executable, "-m", "batchchat"]
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The object that `--json` printed."""
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+def batchchat(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ended:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [*BATCHCHAT, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def write_job(folder: Path, **changes: Any) -> Path:
+    """Write `job.yaml`: `rows.csv` in, `out.parquet` out, through the embedded endpoint; `changes` replace sections."""
+    job: dict[str, Any] = {
+        "input": {"path": "rows.csv"},
+        "output": {"path": "out.parquet"},
+        "endpoint": {"provider": "local"},
+        "request": {"model": "stand-in", "messages": [{"role": "user", "content": "Repeat: {{ text }}"}]},
+    }
+    path = folder / "job.yaml"
+    path.write_text(json.dumps({**job, **changes}))
+    return path
+
+
+def write_csv(path: Path, texts: Sequence[str]) -> None:
+    """Write a CSV with a number and a text in each row."""
+    path.write_text("id,text\n" + "".join(f'{number},"{text}"\n' for number, text in enumerate(texts)))
+
+
+def ledger(path: Path) -> list[dict[str, Any]]:
+    """Return what the embedded endpoint wrote about each request."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,96 @@
+"""Every job in `jobs/` runs as it stands, offline, and gives back its input with the new columns."""
+
+from pathlib import Path
+
+import orjson
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from batchchat.write.columns import COLUMNS
+from tests.running import ROOT, batchchat
+
+JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.yaml"))
+
+
+def run_job(name: str, folder: Path, suffix: str) -> Path:
+    """Run a job of the repository with its output and checkpoint in `folder`."""
+    output = folder / f"out{suffix}"
+    checkpoint = f"checkpoint.path={folder / 'answers.sqlite'}"
+    ended = batchchat("run", ROOT / "jobs" / name, "--output", output, "--set", checkpoint)
+    assert ended.code == 0, ended.stderr
+    return output
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_job_answers_every_row(name: str, tmp_path: Path) -> None:
+    """Every row of every job has a completion, and no error."""
+    table = pl.read_parquet(run_job(name, tmp_path, ".parquet"))
+    assert table.height > 0
+    assert table["error"].null_count() == table.height
+    assert table["finish_reason"].is_in(["stop", "length"]).all()
+
+
+def test_triage_labels_tickets_and_leaves_their_columns_alone(tmp_path: Path) -> None:
+    """The demo: 200 tickets in, 200 tickets out, each with one of the five labels."""
+    table = pl.read_parquet(run_job("triage.yaml", tmp_path, ".parquet"))
+    tickets = pl.read_csv(ROOT / "sample_data" / "tickets.csv")
+    assert_frame_equal(table.select(tickets.columns), tickets)
+    assert table.columns == [*tickets.columns, "label", *list(COLUMNS)[1:]]
+    assert set(table["label"]) <= {"billing", "shipping", "bug", "account", "other"}
+    assert table["label"].n_unique() == 5
+
+
+def test_injection_in_a_ticket_changes_nothing(tmp_path: Path) -> None:
+    """Row data is data: a ticket with template marks or instructions is sent as it is, and labelled like the others."""
+    ended = batchchat("preview", ROOT / "jobs" / "triage.yaml", "-n", "200")
+    bodies = [message["messages"][1]["content"] for message in _requests(ended.stdout)]
+    tickets = pl.read_csv(ROOT / "sample_data" / "tickets.csv")
+    for body, subject, text in zip(bodies, tickets["subject"], tickets["body"], strict=True):
+        assert body == f"{subject}\n\n{text or ''}"
+    assert any("{{" in body for body in bodies)
+
+
+def _requests(stdout: str) -> list[dict[str, list[dict[str, str]]]]:
+    text = "[" + stdout.replace("\n}\n{", "\n},\n{") + "]"
+    return [shown["request"] for shown in orjson.loads(text)]
+
+
+def test_reviews_give_json_that_fits_the_schema(tmp_path: Path) -> None:
+    """The answers under `response_format` are instances of the job's schema."""
+    table = pl.read_parquet(run_job("reviews.yaml", tmp_path, ".parquet"))
+    assert table.height == 400
+    for text in table["reading"]:
+        reading = orjson.loads(text)
+        assert reading.keys() == {"sentiment", "needs_reply", "summary"}
+        assert reading["sentiment"] in {"positive", "negative", "mixed"}
+        assert isinstance(reading["needs_reply"], bool)
+
+
+def test_products_keep_mixed_numbers_and_missing_keys(tmp_path: Path) -> None:
+    """JSONL goes out as it came in: 79 stays 79, 54.9 stays 54.9, an absent key stays absent."""
+    written = [orjson.loads(line) for line in run_job("products.yaml", tmp_path, ".jsonl").read_bytes().splitlines()]
+    source = [orjson.loads(line) for line in (ROOT / "sample_data" / "products.jsonl").read_bytes().splitlines()]
+    for row, original in zip(written, source, strict=True):
+        assert {key: value for key, value in row.items() if key in original} == original
+        assert ("notes" in row) == ("notes" in original)
+        assert type(row["price"]) is type(original["price"])
+
+
+def test_nightly_takes_its_input_and_provider_from_the_environment(tmp_path: Path) -> None:
+    """`${NAME:-default}` lets one job file serve another night."""
+    table = tmp_path / "tonight.csv"
+    columns = "ticket_id,created_at,lang,channel,customer_tier,subject,body\n"
+    table.write_text(f"{columns}T-1,2026-01-01,en,web,pro,Down,The shop is down since an hour\n")
+    checkpoint = f"checkpoint.path={tmp_path / 'answers.sqlite'}"
+    ended = batchchat(
+        "run",
+        ROOT / "jobs" / "nightly.yaml",
+        "--output",
+        tmp_path / "out.csv",
+        "--set",
+        checkpoint,
+        "--json",
+        env={"TICKETS": str(table)},
+    )
+    assert (ended.code, ended.summary["rows_total"]) == (0, 1)

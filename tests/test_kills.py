@@ -1,0 +1,94 @@
+"""Kills and faults from outside, small; `make torture` does the same at full size."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests import torture
+from tests.running import BATCHCHAT, batchchat, ledger, write_csv, write_job
+
+
+def test_kill_9_loses_no_row_and_crosses_none(tmp_path: Path) -> None:
+    """After kills at random moments every row has its own answer, and what was asked twice was in flight."""
+    figures = torture.kill_and_resume(tmp_path, rows=500, kills=3, concurrency=16, longest_s=1.5)
+    assert (figures.lost, figures.crossed) == (0, 0)
+    assert figures.asked_twice <= figures.in_flight_bound <= 3 * 16
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_keeps_what_was_in_flight_and_the_next_run_goes_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """A polite stop loses nothing: every answer that was paid for is kept, and the output is left alone."""
+    write_csv(tmp_path / "rows.csv", [f"text {number}" for number in range(300)])
+    log = tmp_path / "ledger.jsonl"
+    with torture.endpoint(tmp_path, "--latency", "0.2") as base_url:
+        job = write_job(tmp_path, endpoint={"base_url": base_url}, limits={"concurrency": 8})
+        with subprocess.Popen([*BATCHCHAT, "run", str(job)], stderr=subprocess.PIPE, text=True) as process:
+            _wait_for(lambda: len(ledger(log)) >= 8)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=30)
+        assert process.returncode == code
+        assert "run the same command to go on" in stderr
+        assert not (tmp_path / "out.parquet").exists()
+        resumed = batchchat("run", job, "--json")
+        assert resumed.code == 0
+        assert len(ledger(log)) == 300
+        assert resumed.summary["rows_reused"] + resumed.summary["requests_sent"] == 300
+    assert pl.read_parquet(tmp_path / "out.parquet")["completion"].null_count() == 0
+
+
+def test_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    """The first Ctrl-C waits for replies, the second does not."""
+    write_csv(tmp_path / "rows.csv", ["a", "b", "c"])
+    with torture.endpoint(tmp_path, "--latency", "60") as base_url:
+        job = write_job(tmp_path, endpoint={"base_url": base_url})
+        with subprocess.Popen([*BATCHCHAT, "run", str(job), "--quiet"]) as process:
+            _wait_for(lambda: batchchat("status", job, "--json").stdout.find('"state":"running"') > 0)
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1.0)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(5.0) == 130
+
+
+def test_faulty_endpoint_answers_every_row(tmp_path: Path) -> None:
+    """A fifth of all requests meet a fault, and every row is answered beside itself."""
+    torture.write_rows(tmp_path / "rows.csv", 400)
+    with torture.endpoint(tmp_path, "--fault-rate", "0.2") as base_url:
+        job = torture.write_job(tmp_path, base_url, 32)
+        assert batchchat("run", job, "--quiet").code == 0
+    assert torture.compare(tmp_path / "out.parquet", torture.ledger(tmp_path)) == (0, 0)
+
+
+def test_second_run_of_the_same_job_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    """One live run per checkpoint: the other exits 3 and names the owner; status and export still work."""
+    write_csv(tmp_path / "rows.csv", [f"text {number}" for number in range(50)])
+    with torture.endpoint(tmp_path, "--latency", "0.3") as base_url:
+        job = write_job(tmp_path, endpoint={"base_url": base_url}, limits={"concurrency": 2})
+        with subprocess.Popen([*BATCHCHAT, "run", str(job), "--quiet"]) as process:
+            _wait_for(lambda: len(ledger(tmp_path / "ledger.jsonl")) >= 4)
+            refused = batchchat("run", job)
+            assert refused.code == 3
+            assert f"pid {process.pid} on" in refused.stderr
+            assert "running: 50 rows" in batchchat("status", job).stdout
+            assert batchchat("export", job, "--output", tmp_path / "partial.csv").code == 0
+            process.kill()
+        table = pl.read_csv(tmp_path / "partial.csv")
+        assert table.height == 50
+        assert 0 < table["completion"].null_count() < 50
+        assert "killed with at most 2 requests in flight" in batchchat("status", job).stdout
+        done = batchchat("run", job, "--json", "--set", "limits.concurrency=32")
+        assert (done.code, done.summary["lost_in_flight"]) == (0, 2)
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,117 @@
+"""What the README says is what there is."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+
+from batchchat import cli, errors
+from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output
+from batchchat.write.columns import COLUMNS
+from tests.running import ROOT, batchchat
+
+README = (ROOT / "README.md").read_text()
+SECTIONS: dict[str, type[BaseModel]] = {
+    "input": Input,
+    "output": Output,
+    "checkpoint": Checkpoint,
+    "endpoint": Endpoint,
+    "limits": Limits,
+}
+
+
+def table_under(heading: str) -> str:
+    """Return the first table after a heading."""
+    match = re.search(rf"## {heading}\n.*?\n((?:\|[^\n]*\n)+)", README, re.DOTALL)
+    assert match is not None
+    return match.group(1)
+
+
+def test_every_key_of_the_job_file_is_in_the_table() -> None:
+    """The keys of the table are the keys of the models, and no others."""
+    named = set(re.findall(r"`([a-z_]+\.[a-z_]+|name)`", "\n".join(_first_cells(table_under("The job file")))))
+    keys = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
+    assert named == keys | {"name", "request.model", "request.messages"}
+    assert set(Job.model_fields) == {*SECTIONS, "name", "request"}
+
+
+def test_defaults_in_the_table_are_the_defaults() -> None:
+    """Numbers in the table's default column are those of the models."""
+    limits = Limits()
+    for key in ("max_attempts", "timeout_s", "grace_s"):
+        row = next(line for line in README.splitlines() if f"`limits.{key}`" in line)
+        assert float(row.split("|")[2]) == getattr(limits, key)
+
+
+def test_every_provider_is_named() -> None:
+    """The providers of the table are the presets."""
+    row = next(line for line in README.splitlines() if "`endpoint.provider`" in line)
+    assert set(re.findall(r"`([a-z]+)`", row.split("|")[3])) == set(PRESETS)
+
+
+def test_columns_of_the_table_are_the_output_contract() -> None:
+    """The table names the new columns in their order."""
+    names = re.findall(r"`(\w+)`", "\n".join(_first_cells(table_under("The new columns"))))
+    assert names == list(COLUMNS)
+
+
+def test_every_command_and_option_is_named() -> None:
+    """The table names each command, and the options that a command of the table has exist."""
+    table = table_under("Your own table")
+    commands = cli.main.commands
+    rows = {name: line for line in table.splitlines() for name in re.findall(r"`([a-z]+)[ `]", line.split("|")[1])}
+    assert set(rows) == set(commands)
+    for name, line in rows.items():
+        options = {option for param in commands[name].params for option in param.opts}
+        if name not in ("init", "schema"):
+            assert set(re.findall(r"`(--?[a-z-]+)", line)) <= options, name
+
+
+def test_exit_codes_of_the_table_are_those_of_the_errors() -> None:
+    """Each documented exit code is one that an error or an end of a run has."""
+    codes = {
+        int(code) for cell in _first_cells(table_under("Errors and exit codes")) for code in re.findall(r"\d+", cell)
+    }
+    found = {errors.EXIT_ANSWERED, errors.EXIT_ROWS_FAILED, cli.EXIT_SIGINT, cli.EXIT_SIGTERM}
+    found |= {kind.exit_code for kind in (errors.UsageError, errors.CheckpointError, errors.EndpointRefusedError)}
+    assert codes == found
+
+
+def test_job_on_the_first_screen_is_the_demo_job() -> None:
+    """What a newcomer reads first is what `make demo` runs."""
+    match = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert match is not None
+    assert yaml.safe_load(match.group(1)) == yaml.safe_load((ROOT / "jobs" / "triage.yaml").read_text())
+
+
+def test_linked_files_exist() -> None:
+    """No link of the README leads nowhere."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_python_example_runs(tmp_path: Path) -> None:
+    """The first Python line of the README gives a frame with the new columns."""
+    code = "import batchchat; frame = batchchat.run('jobs/triage.yaml'); print(frame.height, 'label' in frame.columns)"
+    assert 'batchchat.run("jobs/triage.yaml")' in README
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    (ROOT / "out").mkdir(exist_ok=True)
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    assert done.stdout == "200 True\n", done.stderr
+
+
+def test_try_20_then_all_does_not_ask_the_20_again(tmp_path: Path) -> None:
+    """`run --limit 20` and then `run` is how the README says to begin."""
+    assert batchchat("init", tmp_path / "job.yaml").code == 0
+    first = batchchat("run", tmp_path / "job.yaml", "--limit", "2", "--json")
+    second = batchchat("run", tmp_path / "job.yaml", "--json")
+    assert (first.summary["requests_sent"], second.summary["requests_sent"]) == (2, 4)
+
+
+def _first_cells(table: str) -> list[str]:
+    return [line.split("|")[1] for line in table.splitlines()[2:]]
