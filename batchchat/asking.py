@@ -17,7 +17,8 @@ from batchchat.keep.checkpoint import Checkpoint
 from batchchat.records import Chunk, Progress
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
-from batchchat.send.schedule import Pacing, Schedule
+from batchchat.send.pacing import Pacing
+from batchchat.send.schedule import Schedule
 from batchchat.send.transport import Transport
 
 if TYPE_CHECKING:

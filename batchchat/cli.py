@@ -6,6 +6,7 @@ need them, so that `--help` and typing errors answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchchat import __version__
-from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED, BatchchatError, InterruptedRunError, JobError, Problem
+from batchchat.errors import (
+    EXIT_ANSWERED,
+    EXIT_ROWS_FAILED,
+    BatchchatError,
+    InterruptedRunError,
+    JobError,
+    OutputError,
+    Problem,
+)
+from batchchat.usage import USAGE
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -32,6 +42,10 @@ DEBUG_VARIABLE = "BATCHCHAT_DEBUG"
 class Commands(click.Group):
     """Turns every error into one message and its exit code; no traceback reaches a user."""
 
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help text of the command itself."""
+        return USAGE.rstrip()
+
     def invoke(self, ctx: click.Context) -> Any:
         """Invoke the command."""
         try:
@@ -39,7 +53,7 @@ class Commands(click.Group):
         except BatchchatError as error:
             _complain(str(error))
             if error.is_resumable:
-                click.echo("Everything answered so far is kept; run the same command to go on.", err=True)
+                _say("Everything answered so far is kept; run the same command to go on.")
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             _complain("interrupted")
@@ -56,12 +70,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="batchchat")
 def main() -> None:
-    """A model's answer beside every row of a table.
-
-    Exit codes: 0 every row answered; 1 finished, some rows failed; 2 the job, the arguments or the data are wrong;
-    3 the checkpoint cannot be used; 4 the endpoint refuses the job; 130/143 interrupted. After 3, 4, 130 and 143 the
-    same command goes on.
-    """
+    """A model's answer beside every row of a table."""
 
 
 _job = click.argument("job", type=click.Path(path_type=Path))
@@ -113,16 +122,16 @@ def run(
         if is_json:
             _print_object(show.failed_object(error))
         elif error.summary is not None and not quiet:
-            click.echo(show.as_text(error.summary), err=True)
+            _say(show.as_text(error.summary))
         raise
     exit_code = EXIT_ROWS_FAILED if summary.progress.rows_failed else EXIT_ANSWERED
     if is_json:
         _print_object(show.as_object(summary, exit_code))
     elif not quiet:
-        click.echo(show.as_text(summary), err=True)
+        _say(show.as_text(summary))
         width = shutil.get_terminal_size((120, 24)).columns
         if summary.first_rows:
-            click.echo(f"\n{show.table(summary.first_rows, width)}", err=True)
+            _say(f"\n{show.table(summary.first_rows, width)}")
     sys.exit(exit_code)
 
 
@@ -149,7 +158,7 @@ def check(job: Path, limit: int | None, output: Path | None, endpoint: str | Non
         if failures <= 10:
             _complain(f"row {row.name}: {failure.message}")
     columns, rows = len(plan.source.columns), plan.source.total_rows
-    click.echo(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked", err=True)
+    _say(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked")
     sys.exit(EXIT_ROWS_FAILED if failures else EXIT_ANSWERED)
 
 
@@ -202,7 +211,7 @@ def export(job: Path, limit: int | None, output: Path | None, endpoint: str | No
     _require_output(loaded)
     plan = pipeline.prepare(loaded)
     pipeline.export(plan)
-    click.echo(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}", err=True)
+    _say(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")
 
 
 @main.command()
@@ -212,8 +221,8 @@ def init(path: Path) -> None:
     from batchchat.starter import write_starter
 
     for written in write_starter(path):
-        click.echo(f"wrote {written}", err=True)
-    click.echo(f"try it: batchchat run {path}", err=True)
+        _say(f"wrote {written}")
+    _say(f"try it: batchchat run {path}")
 
 
 @main.command()
@@ -320,10 +329,23 @@ def _print_object(value: Any, *, indent: bool = False) -> None:
     from batchchat.show.printable import printable
 
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
-    click.echo(printable(text) if sys.stdout.isatty() else text)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    try:
+        click.echo(printable(text) if is_terminal else text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        message = f"standard output cannot be written: {error.strerror}"
+        raise OutputError(message) from error
+
+
+def _say(text: str) -> None:
+    """Write to standard error; one that is full or gone must not change how a run ends."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def _complain(text: str) -> None:
     from batchchat.show.printable import printable
 
-    click.echo(f"batchchat: {printable(text)}", err=True)
+    _say(f"batchchat: {printable(text)}")

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     field_validator,
-    model_validator,
 )
 
 InputFormat = Literal["parquet", "csv", "jsonl", "arrow"]
@@ -24,6 +24,32 @@ ProviderName = Literal[
     "oxen", "openai", "openrouter", "together", "groq", "mistral", "ollama", "vllm", "llamacpp", "local"
 ]
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _checked_path(path: Any) -> Any:
+    """Refuse what pathlib would quietly take for another file: nothing at all, and URLs."""
+    if isinstance(path, str) and "://" in path:
+        message = "is a URL, and batchchat reads and writes files; download or upload them with another tool"
+        raise ValueError(message)
+    if path == "":
+        message = "must not be empty"
+        raise ValueError(message)
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_checked_path)]
+
+
+def _no_bool(value: Any) -> Any:
+    """Refuse true and false where Python would take them for 1 and 0."""
+    if isinstance(value, bool):
+        message = "must be a number"
+        raise ValueError(message)
+    return value
+
+
+NoBool = BeforeValidator(_no_bool)
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NoBool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +83,22 @@ class Section(BaseModel):
 class Input(Section):
     """The table that is read; batchchat never modifies it."""
 
-    path: Path | None = None
+    path: FilePath | None = None
     """File, glob or folder; relative to the job file. Required, except with a frame in Python."""
     format: InputFormat | None = None
     """Default: by the suffix: `.csv`, `.jsonl`, `.ndjson`, `.parquet`, `.arrow`; text formats also `.gz` and `.zst`."""
     where: NonEmpty | None = None
     """SQL condition on the columns of one row, such as `lang = 'en'`; rows that do not meet it are left out."""
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[int, Field(ge=1), NoBool] | None = None
     """Read at most this many rows."""
     id: NonEmpty | None = None
     """Column that names a row in errors; default: the row number, from 1."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _refuse_urls(cls, path: Any) -> Any:
-        if isinstance(path, str) and "://" in path:
-            message = "is a URL, and batchchat reads files; download it first"
-            raise ValueError(message)
-        if path == "":
-            message = "must not be empty"
-            raise ValueError(message)
-        return path
 
 
 class Output(Section):
     """The table that is written: input columns, then the new ones."""
 
-    path: Path | None = None
+    path: FilePath | None = None
     """`.parquet`, `.csv` or `.jsonl`, in a folder that exists; relative to the job file. Required, except in Python."""
     columns: dict[str, NonEmpty] = {}
     """New names for output columns, such as `{completion: label}`."""
@@ -96,7 +111,7 @@ class Output(Section):
 class Checkpoint(Section):
     """Where answers are kept, and what makes two requests the same."""
 
-    path: Path | None = None
+    path: FilePath | None = None
     """Default: `.batchchat/<name>.sqlite` beside the job file."""
     dedupe: bool = True
     """Identical requests are asked once; false: each row is asked for itself."""
@@ -110,10 +125,11 @@ def _checked_base_url(url: str) -> str:
     except ValueError as error:
         message = f"not a URL ({error})"
         raise ValueError(message) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    is_plain = url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_plain:
         message = "must be a whole URL that starts with https:// or http://, such as https://hub.oxen.ai/api/ai"
         raise ValueError(message)
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in url or "#" in url:
         message = "must not carry a user, a password, a query or a fragment; the key is named by endpoint.api_key_env"
         raise ValueError(message)
     return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
@@ -178,6 +194,8 @@ class Request(BaseModel):
     """The model to ask."""
     messages: list[dict[str, Any]] | NonEmpty
     """The conversation: a list of messages, or one template that gives such a list."""
+    stream: Literal[False] | None = None
+    """Whether replies come in pieces: false, as they are read whole."""
 
     @field_validator("messages")
     @classmethod
@@ -187,34 +205,34 @@ class Request(BaseModel):
             raise ValueError(message)
         return messages
 
-    @model_validator(mode="before")
+    @field_validator("stream", mode="before")
     @classmethod
-    def _refuse_streaming(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("stream") not in (None, False):
-            message = "`stream` cannot be used: replies are read whole. Remove it; the answers are the same"
+    def _refuse_streaming(cls, stream: Any) -> Any:
+        if stream not in (None, False):
+            message = "cannot be used: replies are read whole. Remove it; the answers are the same"
             raise ValueError(message)
-        return data
+        return stream
 
     def as_body(self) -> dict[str, Any]:
         """The body to send: model, messages, then the rest by name, so that the order in the file does not count."""
-        extra = self.model_extra or {}
+        extra = {**(self.model_extra or {}), **({"stream": self.stream} if "stream" in self.model_fields_set else {})}
         return {"model": self.model, "messages": self.messages, **{key: extra[key] for key in sorted(extra)}}
 
 
 class Limits(Section):
     """How fast to go, and when to give a row up."""
 
-    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    requests_per_minute: PositiveFloat | None = None
     """Requests started in any minute, at most."""
-    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: PositiveFloat | None = None
     """Prompt and completion tokens in any minute, at most; estimated before a request, settled by its `usage`."""
-    concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=4096), NoBool] = "auto"
     """Requests in flight at once; `auto` starts low and finds the endpoint's own limit."""
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 6
+    max_attempts: Annotated[int, Field(ge=1, le=100), NoBool] = 6
     """Attempts of one row before it fails; rate limits (429) do not count."""
-    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120
+    timeout_s: Annotated[float, Field(gt=0, le=86400), NoBool] = 120
     """Seconds for one attempt, from connect to the last byte."""
-    grace_s: Annotated[float, Field(ge=0, le=3600)] = 30
+    grace_s: Annotated[float, Field(ge=0, le=3600), NoBool] = 30
     """Seconds that requests in flight may still take after Ctrl-C or SIGTERM."""
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from batchchat.errors import JobError, Problem, TemplateError
 from batchchat.job import PRESETS, Job
 from batchchat.jobproblems import describe
-from batchchat.jobyaml import KeyPath, Position, parse_value, parse_yaml
+from batchchat.jobyaml import KeyPath, Position, dotted, parse_value, parse_yaml, position_of
 
 PATH_FIELDS = (("input", "path"), ("output", "path"), ("checkpoint", "path"))
 
@@ -33,17 +33,9 @@ class LoadedJob:
         """Turn a template's error into one that names the line of the job file."""
         path: KeyPath = ("request", *error.path)
         where = self.label
-        if (position := self.positions.get(path)) is not None:
-            where = position.label or f"{self.label}:{position.value_line + error.line - 1}"
+        if (position := position_of(path, self.positions)) is not None:
+            where = position.label or f"{self.label}:{position.line_of(error.line)}"
         return JobError([Problem(where, dotted(path), error.text)])
-
-
-def dotted(path: KeyPath) -> str:
-    """Write a path as people do: `request.messages[0].content`."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 def load_job(
@@ -73,6 +65,8 @@ def job_from_mapping(data: Mapping[str, Any], base: Path) -> LoadedJob:
     Raises:
         JobError: the mapping does not describe a job; all problems at once.
     """
+    if not isinstance(data, Mapping):
+        raise _single("the job", f"must be a mapping with the keys of a job file; found a {type(data).__name__}")
     copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
     return _checked(copied, {}, "the job", _Overrides(), base, "job")
 
@@ -91,8 +85,8 @@ def _text_of(path: Path) -> str:
         raise _single(str(path), f"is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
     except FileNotFoundError as error:
         raise _single(str(path), "there is no such file; `batchchat init` writes a starter job") from error
-    except OSError as error:
-        raise _single(str(path), f"cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise _single(str(path), f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _single(where: str, text: str, name: str = "") -> JobError:
@@ -122,20 +116,36 @@ def _validated(data: dict[str, Any], positions: Mapping[KeyPath, Position], labe
 
 
 def _absolute(path: str | os.PathLike[str], base: Path) -> str | Path:
-    return Path(os.path.normpath(base / Path(path).expanduser())) if str(path) else ""
+    if not str(path):
+        return ""
+    try:
+        return Path(os.path.normpath(base / Path(path).expanduser()))
+    except RuntimeError as error:
+        raise _single(str(path), "the home folder that `~` stands for is not known; write the path out") from error
 
 
 def _override(data: dict[str, Any], positions: dict[KeyPath, Position], overrides: _Overrides) -> None:
     if overrides.endpoint is not None:
-        data["endpoint"] = _endpoint_section(overrides.endpoint)
-        positions[("endpoint",)] = Position(0, 0, "--endpoint")
+        _replace(data, positions, ("endpoint",), _endpoint_section(overrides.endpoint), "--endpoint")
     for setting in overrides.settings:
         path, value = _parse_setting(setting)
-        _put(data, path, value, f"--set {dotted(path)}")
-        positions[path] = Position(0, 0, f"--set {dotted(path)}")
+        _replace(data, positions, path, value, f"--set {dotted(path)}")
     for path, value in overrides.values.items():
-        _put(data, path, value, "the command line")
-        positions[path] = Position(0, 0, "the command line")
+        _replace(data, positions, path, value, "the command line")
+
+
+def _replace(data: Any, positions: dict[KeyPath, Position], path: KeyPath, value: Any, label: str) -> None:
+    """Put a value into the job, and blame the option for it and all below it."""
+    for part, following in pairwise(path):
+        if isinstance(data, dict) and data.get(part) is None and isinstance(following, str):
+            data[part] = {}
+        data = _step(data, part, label)
+    if not isinstance(data, dict):
+        _step(data, path[-1], label)  # in a list, only what is there can be replaced
+    data[path[-1]] = value
+    for inner in [known for known in positions if known[: len(path)] == path]:
+        del positions[inner]
+    positions[path] = Position(0, 0, label)
 
 
 def _endpoint_section(text: str) -> dict[str, Any]:
@@ -150,20 +160,11 @@ def _parse_setting(setting: str) -> tuple[KeyPath, Any]:
     name, separator, text = setting.partition("=")
     if not separator or not name.strip():
         raise _single(f"--set {setting}", "must be written key=value, such as limits.concurrency=8")
-    path = tuple(int(part) if part.isdigit() else part for part in name.strip().split("."))
+    path = tuple(
+        int(part) if part.isascii() and part.isdecimal() and len(part) < 10 else part
+        for part in name.strip().split(".")
+    )
     return path, parse_value(text, f"--set {name.strip()}")
-
-
-def _put(data: Any, path: KeyPath, value: Any, where: str) -> None:
-    for part, following in pairwise(path):
-        if isinstance(data, dict) and data.get(part) is None and isinstance(following, str):
-            data[part] = {}
-        data = _step(data, part, where)
-    if isinstance(data, dict):
-        data[path[-1]] = value
-        return
-    _step(data, path[-1], where)
-    data[path[-1]] = value
 
 
 def _step(data: Any, part: str | int, where: str) -> Any:
@@ -171,8 +172,11 @@ def _step(data: Any, part: str | int, where: str) -> Any:
         return data[part]
     if isinstance(data, dict) and part in data:
         return data[part]
-    what = f"a list of {len(data)}" if isinstance(data, list) else f"a {type(data).__name__}"
-    raise _single(where, f"there is no {part!r} here: the value is {what}, counted from 0")
+    if isinstance(data, list):
+        what = f"the value is a list of {len(data)}, counted from 0"
+    else:
+        what = "the value is a mapping" if isinstance(data, dict) else f"the value is {str(data)[:80]!r}"
+    raise _single(where, f"there is no {part!r} here: {what}")
 
 
 def _resolve_paths(data: dict[str, Any], base: Path) -> None:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from batchchat.errors import Problem
 from batchchat.job import Job
-from batchchat.jobyaml import KeyPath, Position
+from batchchat.jobyaml import KeyPath, Position, dotted, position_of
 
 _ALLOWED = {
     "missing": "is required",
@@ -29,10 +29,10 @@ _ALLOWED = {
     "list_type": "must be a list",
     "string_too_short": "must not be empty",
     "literal_error": "must be {expected}",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
     "string_pattern_mismatch": "must match {pattern}",
     "string_too_long": "must have at most {max_length} characters",
 }
@@ -43,8 +43,16 @@ def describe(error: ValidationError, data: Any, positions: Mapping[KeyPath, Posi
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         grouped.setdefault(_field_path(details, data), []).append(details)
+    for path in [path for path in grouped if _is_other_alternative(path, grouped)]:
+        del grouped[path]
     located = [(_line(path, positions), _problem(path, found, positions, label)) for path, found in grouped.items()]
     return [problem for _, problem in sorted(located, key=lambda pair: pair[0])]
+
+
+def _is_other_alternative(path: KeyPath, grouped: Mapping[KeyPath, list[ErrorDetails]]) -> bool:
+    """Whether the value is only said not to be text because something within it, as a list, is wrong."""
+    has_inner = any(len(other) > len(path) and other[: len(path)] == path for other in grouped)
+    return has_inner and all(details["type"] == "string_type" for details in grouped[path])
 
 
 def _field_path(details: ErrorDetails, data: Any) -> KeyPath:
@@ -62,30 +70,28 @@ def _field_path(details: ErrorDetails, data: Any) -> KeyPath:
     return path
 
 
-def _position_of(path: KeyPath, positions: Mapping[KeyPath, Position]) -> Position | None:
-    while path not in positions:
-        if not path:
-            return None
-        path = path[:-1]
-    return positions[path]
-
-
 def _line(path: KeyPath, positions: Mapping[KeyPath, Position]) -> int:
-    position = _position_of(path, positions)
+    position = position_of(path, positions)
     return position.line if position else 0
 
 
 def _problem(path: KeyPath, found: list[ErrorDetails], positions: Mapping[KeyPath, Position], label: str) -> Problem:
-    position = _position_of(path, positions)
+    position = position_of(path, positions)
     where = label if position is None else position.label or f"{label}:{position.line}"
     first = found[0]
-    name = ".".join(str(part) for part in path)
+    name = dotted(path)
     if first["type"] == "extra_forbidden":
         return Problem(where, name, _unknown_key(path))
     text = ", or ".join(dict.fromkeys(_allowed(details) for details in found))
-    if first["type"] != "missing":
+    if first["type"] != "missing" and not _may_hold_a_key(path, first["input"]):
         text += f"; found {_short(first['input'])}"
     return Problem(where, name, text)
+
+
+def _may_hold_a_key(path: KeyPath, value: Any) -> bool:
+    """Whether a wrong value may be an API key that was put in the wrong place, and must not be printed."""
+    is_url_with_more = path == ("endpoint", "base_url") and any(mark in str(value) for mark in "@?#")
+    return is_url_with_more or path == ("endpoint", "api_key_env")
 
 
 def _allowed(details: ErrorDetails) -> str:
@@ -96,7 +102,10 @@ def _allowed(details: ErrorDetails) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if isinstance(value, (str, int, float, bool, list, dict, type(None))) else str(value)
+    try:
+        text = repr(value) if isinstance(value, (str, int, float, bool, list, dict, type(None))) else str(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

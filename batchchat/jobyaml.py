@@ -6,7 +6,7 @@ scalar. Tags, cycles, duplicate keys and aliases that unfold to a huge document 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,27 @@ MAX_VALUES = 100_000
 """Values in a document once its aliases are unfolded; a bomb of nine nested anchors would have a billion."""
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_SECRET_NAME = re.compile(r"(^|_)(API_?KEY|ACCESS_KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD)(_?\d+)?$", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CORE_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 _KEY_VARIABLES = {preset.api_key_env for preset in PRESETS.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a value stands: 1-based lines of its key and of its text, or the option that set it."""
+    """Where a value stands: 1-based lines of its key and of its text, or the option that set it.
+
+    `keeps_lines` says that lines within the value are lines of the file: a block scalar with `|`.
+    """
 
     line: int
     value_line: int
     label: str = ""
+    keeps_lines: bool = False
+
+    def line_of(self, line_in_value: int) -> int:
+        """Return the line of the file for a 1-based line within the value, as far as its style allows."""
+        return self.value_line + (line_in_value - 1 if self.keeps_lines else 0)
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -61,6 +71,23 @@ def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
+def dotted(path: KeyPath) -> str:
+    """Write a path as people do: `request.messages[0].content`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def position_of(path: KeyPath, positions: Mapping[KeyPath, Position]) -> Position | None:
+    """Return the position of a value, or of the nearest value around it that has one."""
+    while path not in positions:
+        if not path:
+            return None
+        path = path[:-1]
+    return positions[path]
+
+
 def parse_yaml(text: str, label: str) -> tuple[Any, dict[KeyPath, Position]]:
     """Return the document's value and the position of every value in it.
 
@@ -79,22 +106,26 @@ def parse_value(text: str, label: str) -> Any:
     """Return the value of one YAML scalar or flow collection, as `--set` takes it; text that is not YAML stays text."""
     try:
         return _Document(text, label, substitutes=False).read()[0]
-    except (yaml.YAMLError, JobError):
+    except (yaml.YAMLError, JobError, RecursionError):
         return text
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str, label: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
+    if isinstance(error, yaml.reader.ReaderError):
+        line_number = text.count("\n", 0, error.position) + 1
+        what = f"the control character {chr(error.character)!r} is not allowed in YAML; remove it"
+        return Problem(f"{label}:{line_number}", "", f"is not YAML: {what}")
     if mark is None:
         return Problem(label, "", f"is not YAML: {error}")
     lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
+    line = lines[mark.line] if mark.line < len(lines) else ""  # never printed: a key may stand in it by mistake
     reason = str(getattr(error, "problem", None) or "syntax error")
     if "\t" in line[: mark.column + 1]:
         reason = "a tab stands where YAML wants spaces; indent with spaces"
     elif getattr(error, "context", None) == "while scanning an alias":
         reason = "`*` begins an alias; put a glob in quotes"
-    return Problem(f"{label}:{mark.line + 1}", "", f"is not YAML: {reason}, at: {line.strip()[:80]!r}")
+    return Problem(f"{label}:{mark.line + 1}", "", f"is not YAML: {reason} (column {mark.column + 1})")
 
 
 class _Document:
@@ -106,6 +137,8 @@ class _Document:
         self.substitutes = substitutes
         self.positions: dict[KeyPath, Position] = {}
         self.problems: list[Problem] = []
+        self._variables: set[str] = set()
+        self._seen: set[int] = set()  # nodes that have been changed in place; an alias brings the same node again
 
     def read(self) -> tuple[Any, dict[KeyPath, Position]]:
         node = self.loader.get_single_node()
@@ -113,9 +146,18 @@ class _Document:
             return None, {}
         self._refuse_bomb(node)
         value = self._value(node, ())
+        self._refuse_key_variable(value)
         if self.problems:
             raise JobError(self.problems)
         return value, self.positions
+
+    def _refuse_key_variable(self, value: Any) -> None:
+        """Refuse `${NAME}` for the very variable that the job says holds its key."""
+        endpoint = value.get("endpoint") if isinstance(value, dict) else None
+        name = endpoint.get("api_key_env") if isinstance(endpoint, dict) else None
+        if isinstance(name, str) and name in self._variables:
+            text = f"${{{name}}} would put the endpoint's key into the job; naming it in endpoint.api_key_env is enough"
+            self.problems.append(Problem(self.label, "", text))
 
     def _refuse_bomb(self, root: yaml.Node) -> None:
         sizes: dict[int, int] = {}
@@ -142,33 +184,52 @@ class _Document:
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
+            self._refuse_repeated_keys(node, path)
+            try:
+                self.loader.flatten_mapping(node)
+            except TypeError:
+                self._problem(node, path, "what `<<` merges must be a mapping")
+                return {}
+        result = {}
+        for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self._problem(key, path, 'a key must be text; a template must stand in quotes: "{{ column }}"')
                 return {}
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                self._problem(key, (*path, key.value), f"stands twice: here and in line {seen[key.value]}; remove one")
-            seen[key.value] = line
-        self.loader.flatten_mapping(node)
-        result = {}
-        for key, value in node.value:
             inner = (*path, key.value)
             self.positions[inner] = _position(key, value)
             result[key.value] = self._value(value, inner)
         return result
 
+    def _refuse_repeated_keys(self, node: yaml.MappingNode, path: KeyPath) -> None:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in lines:
+                    text = f"stands twice: here and in line {lines[key.value]}; remove one"
+                    self._problem(key, (*path, key.value), text)
+                lines[key.value] = key.start_mark.line + 1
+
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        if self.substitutes and "${" in node.value:
-            node.value = _VARIABLE.sub(lambda match: self._variable(match, node, path), node.value)
-            if node.style is None:
-                node.tag = self.loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
-        try:
-            return self.loader.construct_object(node)
-        except ValueError as error:
-            self._problem(node, path, f"{node.value!r} cannot be read: {error}")
+        if node.tag not in _CORE_TAGS:
+            self._problem(node, path, f"the tag {node.tag} is not allowed; write plain values")
             return None
+        if self.substitutes and "${" in node.value and id(node) not in self._seen:
+            self._seen.add(id(node))
+            was_plain = node.tag == self._plain_tag(node)
+            node.value = _VARIABLE.sub(lambda match: self._variable(match, node, path), node.value)
+            node.tag = self._plain_tag(node) if was_plain else node.tag
+        try:
+            return _joined_surrogates(self.loader.construct_object(node))
+        except (ValueError, KeyError, IndexError):
+            self._problem(node, path, f"{node.value[:80]!r} cannot be read as {node.tag.rpartition(':')[2]}")
+            return None
+
+    def _plain_tag(self, node: yaml.ScalarNode) -> str:
+        """Return the type that a scalar without a tag of its own has, by its text if it is not quoted."""
+        tag: str = self.loader.resolve(yaml.ScalarNode, node.value, (node.style is None, True))  # type: ignore[no-untyped-call]
+        return tag
 
     def _variable(self, match: re.Match[str], node: yaml.Node, path: KeyPath) -> str:
         escape, name, default = match.groups()
@@ -178,6 +239,7 @@ class _Document:
             text = f"${{{name}}} looks like a secret, which must not get into the job; name it in endpoint.api_key_env"
             self._problem(node, path, text)
             return ""
+        self._variables.add(name)
         value = os.environ.get(name) or default  # `:-` is the shell's: the default also stands in for an empty value
         if value is None and name not in os.environ:
             self._problem(
@@ -187,7 +249,14 @@ class _Document:
 
     def _problem(self, node: yaml.Node, path: KeyPath, text: str) -> None:
         where = f"{self.label}:{node.start_mark.line + 1}"
-        self.problems.append(Problem(where, ".".join(str(part) for part in path), text))
+        self.problems.append(Problem(where, dotted(path), text))
+
+
+def _joined_surrogates(value: Any) -> Any:
+    r"""Join the halves of a character that JSON writes as two escapes ("\ud83d\ude00"); a lone half is a ValueError."""
+    if not (isinstance(value, str) and _SURROGATE.search(value)):
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:
@@ -200,5 +269,6 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _position(key: yaml.Node, value: yaml.Node) -> Position:
-    is_block = isinstance(value, yaml.ScalarNode) and value.style in ("|", ">")
-    return Position(key.start_mark.line + 1, value.start_mark.line + (2 if is_block else 1))
+    style = value.style if isinstance(value, yaml.ScalarNode) else None
+    first_line = value.start_mark.line + (2 if style in ("|", ">") else 1)
+    return Position(key.start_mark.line + 1, first_line, keeps_lines=style == "|")

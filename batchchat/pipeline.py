@@ -158,11 +158,12 @@ def api_key(loaded: LoadedJob) -> str | None:
     if name is None:
         return None
     value = os.environ.get(name, "").strip()
+    shown = name if name.isupper() else "that it names"  # a key put here by mistake must not be printed
     if not value:
-        text = f"the environment variable {name} is not set; it must hold the endpoint's API key (export {name}=...)"
+        text = f"the environment variable {shown} is not set; it must hold the endpoint's API key"
         raise JobError([Problem(loaded.label, "endpoint.api_key_env", text)])
     if not (value.isascii() and value.isprintable() and " " not in value):
-        text = f"the value of {name} has a space, a control or a non-ASCII character, which no API key has"
+        text = f"the value of {shown} has a space, a control or a non-ASCII character, which no API key has"
         raise JobError([Problem(loaded.label, "endpoint.api_key_env", text)])
     return value
 

@@ -32,9 +32,8 @@ def _send(
     requests = [made for _, made in rows if isinstance(made, ChatRequest)]
     key = pipeline.api_key(loaded)
     with pipeline.opened(plan) as checkpoint:
-        checkpoint.start_run(plan.source.total_rows)
+        # Not a run of its own: `status` and the next run still tell how the last one ended.
         Asking(plan.job, key, checkpoint).ask(iter([Chunk(requests)]), lambda _: None, StopSwitch())
-        checkpoint.end_run("preview")
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

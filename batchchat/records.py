@@ -187,6 +187,21 @@ class FailureGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class JobStatus:
+    """The newest run of a job (None: there was none), and what its checkpoint holds.
+
+    `state` is `running`, `finished`, `stopped` (it said why) or `killed` (it could not).
+    """
+
+    job: str
+    checkpoint: str
+    state: str
+    run: RunRecord | None
+    answers_stored: int
+    failures: tuple[FailureGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """How a run ended: `outcome` is `finished`, `refused`, `interrupted` or `failed`; `reason` says why.
 

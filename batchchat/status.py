@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchchat.jobfile import LoadedJob
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.lock import is_locked
-from batchchat.records import FailureGroup, RunRecord
+from batchchat.records import JobStatus, RunRecord
 
 FAILURE_GROUPS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """The newest run of a job (None: there was none), and what its checkpoint holds.
-
-    `state` is `running`, `finished`, `stopped` (it said why) or `killed` (it could not).
-    """
-
-    job: str
-    checkpoint: str
-    state: str
-    run: RunRecord | None
-    answers_stored: int
-    failures: tuple[FailureGroup, ...]
 
 
 def job_status(loaded: LoadedJob) -> JobStatus:

@@ -5,12 +5,13 @@ or columns. A commit returns when its outcomes are on the disk (WAL, synchronous
 """
 
 import os
+import secrets
 import socket
 import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,21 +110,25 @@ class Checkpoint:
     def _outcome(self, key: bytes) -> Outcome | None:
         row = self._connection.execute(f"SELECT {_ANSWER_COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()  # noqa: S608
         if row is not None:
-            return Answer(self._completion(row[2]), b"", row[0], row[1])
+            with self._readable():
+                return Answer(_read_completion(row[2]), b"", row[0], row[1])
         row = self._connection.execute(f"SELECT {_FAILURE_COLUMNS} FROM failures WHERE key = ?", (key,)).fetchone()  # noqa: S608
         return None if row is None else _failed_row(row)
 
-    def _completion(self, fields: bytes) -> Completion:
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Say of a stored value that cannot be read that the file is damaged."""
         try:
-            return _read_completion(fields)
-        except (ValueError, TypeError, KeyError) as error:
-            message = f"{self.path} is damaged: a stored answer cannot be read ({error}). Restore it from a backup"
+            yield
+        except (ValueError, TypeError, KeyError, zlib.error) as error:
+            message = f"{self.path} is damaged: a stored value cannot be read ({error}). Restore it from a backup"
             raise CheckpointDamagedError(message) from error
 
     def reply(self, key: bytes) -> bytes | None:
         """Return the body of the reply that answered a key, as received."""
         with self._guarded():
             row = self._connection.execute("SELECT reply FROM answers WHERE key = ?", (key,)).fetchone()
+        with self._readable():
             return None if row is None else zlib.decompress(row[0])
 
     def last_run(self) -> RunRecord | None:
@@ -133,6 +138,7 @@ class Checkpoint:
                 "SELECT run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress"
                 " FROM runs ORDER BY run DESC LIMIT 1"
             ).fetchone()
+        with self._readable():
             return None if row is None else _run_record(row)
 
     def answer_count(self) -> int:
@@ -190,7 +196,8 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
     if not is_read_only and not path.exists():
         _create(path)
     with _translated(path):
-        uri = f"{path.absolute().as_uri()}?mode={'ro' if is_read_only else 'rw'}"
+        mode = _mode(path) if is_read_only else "mode=rw"
+        uri = f"{path.absolute().as_uri()}?{mode}"
         connection = sqlite3.connect(
             uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
@@ -227,11 +234,14 @@ def set_aside(path: Path) -> Path | None:
     """
     if not path.exists():
         return None
-    with _translated(path):
-        connection = sqlite3.connect(path)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what stands in the WAL must go along
-        connection.close()
-    aside = path.with_name(f"{path.stem}.{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}{path.suffix}")
+    with _translated(path), closing(sqlite3.connect(path, timeout=1.0)) as connection:
+        _check_version(path, connection)
+        # What stands in the WAL must go along, and cannot while somebody reads it.
+        is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if is_busy:
+        message = f"{path} is being read by another process, so it cannot be set aside; try again when that has ended"
+        raise CheckpointError(message)
+    aside = path.with_name(f"{path.stem}.{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}{path.suffix}")
     path.rename(aside)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -246,6 +256,16 @@ def _create(path: Path) -> None:
     except OSError as error:
         message = f"{path}: the checkpoint cannot be made: {error.strerror}"
         raise CheckpointError(message) from error
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _mode(path: Path) -> str:
+    """Return how to open a checkpoint for reading; in a folder that cannot be written to, as one that never changes."""
+    has_wal = path.with_name(f"{path.name}-wal").exists()
+    return "mode=ro" if has_wal or _is_writable(path.parent) else "mode=ro&immutable=1"
 
 
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from batchchat.errors import CheckpointError, CheckpointLockedError
 
 MODE = 0o600
+TRIES = 5
+TRY_AGAIN_S = 0.02
 
 
 def lock_path(checkpoint: Path) -> Path:
@@ -32,17 +35,34 @@ def locked(checkpoint: Path) -> Iterator[None]:
         message = f"{path}: the lock file cannot be made: {error.strerror}"
         raise CheckpointError(message) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            message = f"{checkpoint} is in use by a live run ({owner}); wait for it to end, or stop it"
-            raise CheckpointLockedError(message) from error
+        _take(descriptor, checkpoint)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int, checkpoint: Path) -> None:
+    try:
+        for _ in range(TRIES):
+            if _try(descriptor):
+                return
+            time.sleep(TRY_AGAIN_S)  # `is_locked` in another process may have had it, for an instant
+    except OSError as error:
+        message = f"{checkpoint}: its lock cannot be taken on this file system: {error.strerror}"
+        raise CheckpointError(message) from error
+    owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+    message = f"{checkpoint} is in use by a live run ({owner}); wait for it to end, or stop it"
+    raise CheckpointLockedError(message)
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_locked(checkpoint: Path) -> bool:
@@ -52,9 +72,6 @@ def is_locked(checkpoint: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _try(descriptor)
     finally:
         os.close(descriptor)
-    return False

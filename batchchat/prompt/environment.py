@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _TEXT_TYPES = (datetime.date, datetime.time)
+_PLAIN_TYPES = (int, float, decimal.Decimal, datetime.timedelta)
+_CLOCKS = frozenset({"now", "utcnow", "today"})
 
 
 class RowEnvironment(ImmutableSandboxedEnvironment):
@@ -25,15 +27,21 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Refuse what Jinja's sandbox does, and the clock: `{{ day.today() }}` would be another request each day."""
+        is_clock = attr in _CLOCKS and isinstance(obj, datetime.date)
+        return not is_clock and super().is_safe_attribute(obj, attr, value)
+
 
 def as_text(value: Any) -> Any:
     """Return what a value looks like inside text: null as nothing, lists and structs as JSON, dates as ISO 8601.
 
     Raises:
-        ValueError: a binary value that is not UTF-8 text.
+        ValueError: a binary value that is not UTF-8 text; or no value at all but a function, a generator or the like,
+            whose text would be its address in memory and so another request each time.
     """
-    if isinstance(value, str):
-        return value
+    if isinstance(value, (str, Undefined, *_PLAIN_TYPES)):
+        return value  # an Undefined says by itself what is missing, when Jinja makes text of it
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -42,7 +50,8 @@ def as_text(value: Any) -> Any:
         return to_json(value)
     if isinstance(value, _TEXT_TYPES):
         return value.isoformat()
-    return value
+    message = f"a {type(value).__name__} is not a value; call it, or end the expression with `| list` or `| join`"
+    raise ValueError(message)
 
 
 def _decoded(value: bytes) -> str:
@@ -63,17 +72,20 @@ def _json_default(value: Any) -> Any:
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
-    return as_text(value) if isinstance(value, (bytes, *_TEXT_TYPES)) else str(value)
+    return as_text(value)
 
 
 def json_value(value: Any) -> Any:
     """Return a value that orjson does not know as one that it does, for its `default`.
 
     Raises:
-        TypeError: nothing in JSON stands for it.
+        TypeError, ValueError: nothing in JSON stands for it.
     """
     if isinstance(value, decimal.Decimal):
-        return orjson.Fragment(format(value, "f")) if value.is_finite() else None
+        if not value.is_finite():
+            message = f"{value} is not a number that JSON has"
+            raise ValueError(message)
+        return orjson.Fragment(format(value, "f"))
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):

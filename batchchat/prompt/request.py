@@ -59,6 +59,8 @@ def compile_prompt(request: Mapping[str, Any], columns: Sequence[str], *, endpoi
     return Prompt(compile_request(request, columns), endpoint_name, dedupe)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, orjson.JSONEncodeError) and error.__cause__ is not None:
+        return _reason(error.__cause__)  # orjson's own words hide what its `default` said
     text = str(error) or type(error).__name__
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

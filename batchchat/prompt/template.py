@@ -5,13 +5,14 @@ JSON-like body. It does not know keys, bytes or the endpoint.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from jinja2 import Template, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 
 from batchchat.errors import TemplateError
@@ -107,6 +108,8 @@ class _Compiler:
         except TemplateSyntaxError as error:
             message = f"not a valid template: {error.message} (line {error.lineno} of the text)"
             raise TemplateError(path, error.lineno, message) from error
+        except (RecursionError, SyntaxError) as error:
+            raise TemplateError(path, 1, "not a valid template: it is nested too deeply") from error
         return lambda names: _rendered(template, names)
 
     def _bare_expression(self, text: str) -> Template | None:
@@ -130,14 +133,21 @@ class _Compiler:
             for _ in template.root_render_func(context):
                 pass
             value = context.vars["result"]
-            if isinstance(value, self.environment.undefined):
-                str(value)  # StrictUndefined says here what is missing
-            return _as_content(value) if is_text else value
+            if isinstance(value, Undefined):
+                value._fail_with_undefined_error()
+            if is_text:
+                return _as_content(value)
+            _refuse_non_finite(value)
+            return value
 
         return render
 
     def _check_columns(self, tree: nodes.Template, path: ValuePath) -> None:
-        names = find_undeclared_variables(tree) - set(self.environment.globals)
+        # A name that the template sets somewhere is its own; a column wins over a global such as `range` or `dict`.
+        own = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
+        loaded = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
+        hidden = loaded & self.columns & set(self.environment.globals)
+        names = (find_undeclared_variables(tree) - (own - self.columns)) | hidden
         for name, line in self._row_lookups(tree):
             self._require(name, line, path)
         for name in sorted(names - {ROW}):
@@ -188,9 +198,20 @@ def _is_text_position(path: ValuePath) -> bool:
     return bool(path) and path[0] == "messages" and path[-1] in ("content", "text")
 
 
+def _refuse_non_finite(value: Any) -> None:
+    """Raise ValueError for NaN and infinity at any depth: JSON has no such number, and null is another thing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        message = f"{value} is not a number that JSON has"
+        raise ValueError(message)
+    if isinstance(value, (list, tuple, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _refuse_non_finite(item)
+
+
 def _as_content(value: Any) -> Any:
     """Keep a list of content parts; make text of anything else, since the API takes no number or null for a content."""
-    return value if isinstance(value, list) else str(as_text(value))
+    is_parts = isinstance(value, list) and value and all(isinstance(part, Mapping) and "type" in part for part in value)
+    return value if is_parts else str(as_text(value))
 
 
 def _line_of(tree: nodes.Template, name: str) -> int:
@@ -207,8 +228,10 @@ def _conversation(messages: Any) -> list[Any]:
     return [_without_nulls(message) for message in messages]
 
 
-def _without_nulls(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Leave out the null fields of a message: a column of structs has every field that any message has."""
-    if None not in message.values():
-        return message
-    return {key: value for key, value in message.items() if value is not None or key == "content"}
+def _without_nulls(value: Any) -> Any:
+    """Leave out null fields of a message and its parts: a column of structs has every field that any of them has."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_nulls(item) for key, item in value.items() if item is not None or key == "content"}

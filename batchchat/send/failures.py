@@ -43,8 +43,8 @@ CONTENT_CODES = frozenset(
 CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 
 _MODEL_WORDS = re.compile(
-    r"Model not found: |You must specify a model to call$|The model .{1,200} does not exist"
-    r"|.{1,200} is not a valid model ID$|Invalid model: |model ['\"].{1,200}['\"] not found"
+    r"Model not found: |You must specify a model to call$|The model \S{1,200} does not exist"
+    r"|\S{1,200} is not a valid model ID$|Invalid model: |model ['\"]\S{1,200}['\"] not found"
 )
 _CONTEXT_WORDS = re.compile(
     r"maximum context length is|exceeds the available context size|input tokens exceed the configured limit"

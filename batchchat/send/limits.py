@@ -23,7 +23,7 @@ _SMOOTHING = 0.05
 class Pace:
     """Spreads an allowance of units a minute evenly (the generic cell rate algorithm), with no burst at the start.
 
-    In any 60 s, units admitted never exceed the allowance, a single admission larger than it apart.
+    In any 60 s, units taken one by one never exceed the allowance; larger takes exceed it by one take at most.
     """
 
     def __init__(self, units_per_minute: float) -> None:

@@ -4,6 +4,7 @@ It reads every shape that chat-completions endpoints are known to send, keeps wh
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, unix_now
         return _error(status, headers, body, data, unix_now)
     error = _error_inside(data)
     if error is not None:
-        return _error(_inner_status(error), headers, body, data, unix_now)
+        return _error(_inner_status(error), headers, body, {"error": error}, unix_now)
     if not isinstance(data, dict):
         message = f"the reply is not a chat completion: {_snippet(body)}"
         return Failure("protocol", message, status, request_id=_request_id(headers), is_outcome_unknown=True)
@@ -40,10 +41,16 @@ def _parse(body: bytes) -> Any:
     except orjson.JSONDecodeError:
         pass
     try:
-        value = json.loads(body.decode("utf-8", "replace"), parse_constant=lambda _: None)
+        text = body.decode("utf-8", "replace").removeprefix("\ufeff")
+        value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
         return orjson.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def _error_inside(data: Any) -> Any:
@@ -55,14 +62,14 @@ def _error_inside(data: Any) -> Any:
     choice = _first(data.get("choices"))
     if data.get("error"):
         return data["error"]
-    if choice.get("error") or choice.get("finish_reason") == "error":
+    if choice.get("error") or choice.get("finish_reason") in ("error", "abort"):
         return choice.get("error") or {"message": "the model stopped with an error"}
     return None
 
 
 def _inner_status(error: Any) -> int:
     code = error.get("code") if isinstance(error, dict) else None
-    if isinstance(code, str) and code.isdigit() and len(code) == 3:
+    if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
         code = int(code)
     return code if isinstance(code, int) and 400 <= code < 600 else 502
 
@@ -79,7 +86,7 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix
         status=status,
         code=str(fields["code"]) if isinstance(fields.get("code"), (str, int)) else None,
         retry_after_s=retry_after_s(headers, unix_now),
-        request_id=_request_id(headers) or _text(fields.get("request_id")),
+        request_id=_request_id(headers) or _text(fields.get("request_id")) or None,
         is_outcome_unknown=status in (200, 408, 499, 502, 504),
     )
 
@@ -114,7 +121,7 @@ def _completion(data: Mapping[str, Any], status: int, headers: Mapping[str, str]
     choice = _first(data.get("choices"))
     message = choice.get("message")
     if not isinstance(message, dict):
-        text = f"the reply has no message: {_snippet(orjson.dumps(data))}"
+        text = f"the reply has no message: {_snippet(_json(data).encode())}"
         return Failure("empty_reply", text, status, request_id=_request_id(headers), is_outcome_unknown=True)
     completion = Completion(
         content=_content(message.get("content")),
@@ -214,7 +221,14 @@ def _text(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        pass  # nested more deeply than orjson writes, though it reads it
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "(nested too deeply to be written)"
 
 
 def _snippet(body: bytes) -> str:

@@ -6,6 +6,7 @@ a server's own Retry-After (RFC 9110, section 10.2.3) is a floor under them.
 
 import math
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from tenacity import RetryCallState, Retrying
@@ -78,6 +79,7 @@ def _seconds(text: str, unit_s: float, unix_now: float) -> float | None:
     else:
         return number * unit_s if math.isfinite(number) else None
     try:
-        return parsedate_to_datetime(text).timestamp() - unix_now
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - unix_now
     except (ValueError, OverflowError):
         return None

@@ -10,17 +10,15 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from batchchat.errors import BatchchatError, EndpointRefusedError
-from batchchat.records import Answer, ChatRequest, Chunk, Completion, FailedRow, Failure, Outcome, Progress
-from batchchat.send.concurrency import Concurrency
+from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress
 from batchchat.send.failures import ADVICE, Verdict, is_transient, verdict
 from batchchat.send.gate import Gate
-from batchchat.send.limits import RateLimits
+from batchchat.send.pacing import Pacing, Pending, Store
 from batchchat.send.reply import read_reply
 from batchchat.send.retry import LONGEST_WAIT_S, is_last, wait_s
 from batchchat.send.tally import Tally
@@ -37,34 +35,6 @@ LONGEST_OUTAGE_S = 600.0
 LONGEST_RATE_LIMIT_S = 3_600.0
 
 T = TypeVar("T")
-
-
-class Store(Protocol):
-    """Where outcomes are kept; both calls block and are made off the event loop, one at a time."""
-
-    def find(self, keys: Sequence[bytes]) -> Mapping[bytes, bool]:
-        """Return the keys that need no request: True for an answer, False for a failure that stands."""
-
-    def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
-        """Make the outcomes durable, together with how far the run is."""
-
-
-@dataclass(slots=True)
-class Pending:
-    """A request that has no outcome yet, and the attempts that counted."""
-
-    request: ChatRequest
-    attempts: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pacing:
-    """What the schedule obeys: the job's limits as the send room's arithmetic."""
-
-    rates: RateLimits
-    concurrency: Concurrency
-    max_attempts: int
-    grace_s: float
 
 
 class Schedule:
@@ -231,7 +201,8 @@ class Schedule:
             else:
                 await self._accept(chunk)
         except BatchchatError as error:
-            self.stop(error)
+            if self._stop is None:  # a second stop would cut off requests in flight
+                self.stop(error)
         finally:
             self._is_feeding = False
             self._wake.set()
@@ -288,6 +259,8 @@ class Schedule:
         decided = verdict(failure)
         if decided is not Verdict.HOLD:
             self._note_reached(started_at)
+        if decided not in (Verdict.HOLD, Verdict.CUT):
+            self._rate_gate.pass_through(started_at)
         if decided is Verdict.FATAL:
             self._refuse(failure)
         elif decided is Verdict.CUT:
@@ -371,7 +344,12 @@ class Schedule:
         for row_count, (_, outcome) in zip(waiting_rows, group, strict=True):
             self._tally.conclude(row_count, is_answered=isinstance(outcome, Answer))
         progress = self._progress()
-        await _in_thread(self._store_thread, lambda: self._store.commit(group, progress))
+        try:
+            await _in_thread(self._store_thread, lambda: self._store.commit(group, progress))
+        except BatchchatError:
+            for row_count, (_, outcome) in zip(waiting_rows, group, strict=True):
+                self._tally.conclude(-row_count, is_answered=isinstance(outcome, Answer))
+            raise
         for row_count, (key, outcome) in zip(waiting_rows, group, strict=True):
             came_meanwhile = self._open.pop(key) - row_count
             self._tally.conclude(came_meanwhile, is_answered=isinstance(outcome, Answer))
@@ -386,7 +364,8 @@ class Schedule:
             return len(self._in_flight)
         if not self._is_exhausted or self._is_feeding:
             return max(limit, len(self._in_flight))  # more than the limit, where it has just been cut
-        return min(limit, len(self._in_flight) + len(self._ready) + len(self._waiting))
+        in_flight = len(self._in_flight)
+        return max(in_flight, min(limit, in_flight + len(self._ready) + len(self._waiting)))
 
     async def _commit_progress(self) -> None:
         limit = self._pacing.concurrency.limit

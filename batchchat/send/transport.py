@@ -115,7 +115,7 @@ class Transport:
         if api_key is not None:
             headers["authorization"] = f"Bearer {api_key}"
         self._headers = httpx.Headers({"host": _host(self.url), "accept-encoding": "gzip", **headers})
-        connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
+        connect_s = min(CONNECT_TIMEOUT_S, timeout_s / 2)  # below the whole: what never connected was never billed
         self._extensions = {"timeout": {"connect": connect_s, "read": timeout_s, "write": timeout_s, "pool": timeout_s}}
 
     async def send(self, body: bytes) -> Reply | Failure:
@@ -128,7 +128,8 @@ class Transport:
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s", is_outcome_unknown=True)
         except (httpx.TransportError, httpx.DecodingError) as error:
             return self._failure(error)
-        return Reply(status, headers, self._redacted(content), time.monotonic() - started)
+        shown = {name: self._redacted(value.encode()).decode() for name, value in headers.items()}
+        return Reply(status, shown, self._redacted(content), time.monotonic() - started)
 
     async def aclose(self) -> None:
         """Close every connection."""

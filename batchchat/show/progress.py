@@ -3,12 +3,13 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
 from batchchat.records import Progress
+from batchchat.show.printable import printable
 
 LINE_INTERVAL_S = 30.0
 
@@ -19,10 +20,12 @@ Observer = Callable[[Progress], None]
 def shown(name: str, rows_total: int, *, is_quiet: bool, stream: TextIO | None = None) -> Iterator[Observer]:
     """Yield what a run tells its progress to; rows count as done when answered or failed."""
     stream = stream or sys.stderr
-    if is_quiet:
+    if is_quiet or stream is None:  # standard error may be closed
         yield lambda _: None
     elif stream.isatty():
-        with tqdm(total=rows_total, desc=name, unit="row", file=stream, dynamic_ncols=True, mininterval=0.2) as bar:
+        with tqdm(
+            total=rows_total, desc=printable(name), unit="row", file=stream, dynamic_ncols=True, mininterval=0.2
+        ) as bar:
             yield lambda progress: _move(bar, progress)
     else:
         yield _Lines(name, rows_total, stream)
@@ -41,16 +44,14 @@ class _Lines:
         self._rows_total = rows_total
         self._stream = stream
         self._started_at = self._printed_at = time.monotonic()
-        self._done_before: int | None = None
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if self._done_before is None:
-            self._done_before = progress.rows_reused
         if now - self._printed_at >= LINE_INTERVAL_S:
             self._printed_at = now
-            self._stream.write(f"{self._line(progress, now - self._started_at)}\n")
-            self._stream.flush()
+            with suppress(OSError):  # a full disk under the log must not stop the run
+                self._stream.write(f"{self._line(progress, now - self._started_at)}\n")
+                self._stream.flush()
 
     def _line(self, progress: Progress, elapsed_s: float) -> str:
         done, total = _done(progress), self._rows_total
@@ -70,9 +71,9 @@ def _details(progress: Progress) -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds as people write them: `4.2 s`, `3 min 20 s`, `5 h 12 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from batchchat.records import JobStatus
 from batchchat.show.printable import one_line, printable
-
-if TYPE_CHECKING:
-    from batchchat.status import JobStatus
 
 
 def as_object(status: JobStatus) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""The checkpoint's lock: one live holder, and none when it died."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from batchchat.errors import CheckpointError, CheckpointLockedError
+from batchchat.keep.lock import is_locked, lock_path, locked
+from tests.running import ROOT
+
+HOLDER = """
+import sys
+from pathlib import Path
+from batchchat.keep.lock import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+# Starts when standard input ends, says whether it got the lock, and lives until the other pipe ends.
+STARTER = """
+import os, sys
+from pathlib import Path
+from batchchat.errors import CheckpointLockedError
+from batchchat.keep.lock import locked
+
+print("ready", flush=True)
+sys.stdin.read()
+try:
+    with locked(Path(sys.argv[1])):
+        print("held", flush=True)
+        os.read(int(sys.argv[2]), 1)
+except CheckpointLockedError as error:
+    print("refused", flush=True)
+"""
+
+WATCHER = """
+import sys
+from pathlib import Path
+from batchchat.keep.lock import is_locked
+
+print("ready", flush=True)
+while True:
+    is_locked(Path(sys.argv[1]))
+"""
+
+
+@contextmanager
+def process(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a script; go on when it has said its first word; kill it in the end."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as running:
+        try:
+            assert running.stdout is not None
+            assert running.stdout.readline() in ("held\n", "ready\n")
+            yield running
+        finally:
+            running.kill()
+
+
+def test_second_process_is_told_who_holds_it(tmp_path: Path) -> None:
+    """The error names the checkpoint, and its holder's process id and host, and exits with 3."""
+    path = tmp_path / "c.sqlite"
+    with process(HOLDER, path) as holder:
+        owner = f"pid {holder.pid} on {socket.gethostname()}"
+        expected = f"{path} is in use by a live run ({owner}); wait for it to end, or stop it"
+        with pytest.raises(CheckpointLockedError, match=f"^{re.escape(expected)}$") as caught, locked(path):
+            pass
+    assert caught.value.exit_code == 3
+
+
+def test_refused_start_leaves_the_holder_alone(tmp_path: Path) -> None:
+    """A start that is refused neither takes the lock nor the holder's name from the file."""
+    path = tmp_path / "c.sqlite"
+    with process(HOLDER, path) as holder:
+        for _ in range(3):
+            with pytest.raises(CheckpointLockedError, match=f"pid {holder.pid} "), locked(path):
+                pass
+        assert is_locked(path)
+
+
+def test_second_run_in_one_process_is_refused(tmp_path: Path) -> None:
+    """Two runs of one job in one Python program are two runs."""
+    path = tmp_path / "c.sqlite"
+    with locked(path), pytest.raises(CheckpointLockedError, match=f"pid {os.getpid()} "), locked(path):
+        pass
+
+
+def test_lock_ends_with_its_block(tmp_path: Path) -> None:
+    """The lock is free after the block, also after an error in it; its file stays, for removing it would be a race."""
+    path = tmp_path / "c.sqlite"
+    with pytest.raises(ZeroDivisionError), locked(path):
+        assert 1 / 0
+    assert not is_locked(path)
+    with locked(path):
+        pass
+    assert lock_path(path) == tmp_path / "c.sqlite.lock"
+    assert list(tmp_path.iterdir()) == [lock_path(path)]
+
+
+def test_lock_is_gone_after_a_kill(tmp_path: Path) -> None:
+    """A process that was killed blocks nobody: its lock goes when it goes."""
+    path = tmp_path / "c.sqlite"
+    with process(HOLDER, path) as holder:
+        holder.kill()
+        holder.wait(timeout=20)
+        assert not is_locked(path)
+        with locked(path):
+            assert lock_path(path).read_text() == f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
+    """A process that the holder started, and that outlives it, does not keep the lock."""
+    path = tmp_path / "c.sqlite"
+    with ExitStack() as stack:
+        with locked(path):
+            command = [sys.executable, "-c", "print('ready', flush=True); input()"]
+            child = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False)
+            )
+            stack.callback(child.kill)
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+        with locked(path):
+            assert child.poll() is None
+
+
+def test_twenty_starts_at_once_have_one_holder(tmp_path: Path) -> None:
+    """Of twenty processes that start together exactly one gets the lock, and the others are refused at once."""
+    path = tmp_path / "c.sqlite"
+    end_read, end_write = os.pipe()
+    start_read, start_write = os.pipe()
+    with ExitStack() as stack:
+        starters = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", STARTER, str(path), str(end_read)],
+                    cwd=ROOT,
+                    stdin=start_read,
+                    stdout=subprocess.PIPE,
+                    pass_fds=[end_read],
+                    text=True,
+                )
+            )
+            for _ in range(20)
+        ]
+        outputs = [starter.stdout for starter in starters if starter.stdout is not None]
+        assert [output.readline() for output in outputs] == ["ready\n"] * 20
+        os.close(start_write)
+        results = [output.readline() for output in outputs]
+        os.close(end_write)
+        assert sorted(results) == ["held\n"] + ["refused\n"] * 19
+        assert [starter.wait(timeout=20) for starter in starters] == [0] * 20
+    os.close(start_read)
+    os.close(end_read)
+
+
+def test_lock_in_no_folder_is_refused(tmp_path: Path) -> None:
+    """A lock file that cannot be made is an error of the checkpoint, with its path."""
+    with (
+        pytest.raises(CheckpointError, match=r"none/c\.sqlite\.lock: the lock file cannot be made"),
+        locked(tmp_path / "none" / "c.sqlite"),
+    ):
+        pass
+
+
+def test_looking_makes_no_lock_file(tmp_path: Path) -> None:
+    """Asking whether a checkpoint that never ran is held says no, and leaves nothing behind."""
+    assert not is_locked(tmp_path / "c.sqlite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_looking_sees_a_live_holder(tmp_path: Path) -> None:
+    """A held checkpoint is seen as held, by its own process too, and as free afterwards."""
+    path = tmp_path / "c.sqlite"
+    with process(HOLDER, path):
+        assert is_locked(path)
+    assert not is_locked(path)
+    with locked(path):
+        assert is_locked(path)
+
+
+def test_looking_never_blocks_a_start(tmp_path: Path) -> None:
+    """However often another process asks for the status, a run can start."""
+    path = tmp_path / "c.sqlite"
+    with locked(path):
+        pass
+    with process(WATCHER, path):
+        for _ in range(5_000):
+            with locked(path):
+                pass

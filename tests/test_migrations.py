@@ -1,0 +1,111 @@
+"""The checkpoint's schema: one step a version, whole or not at all."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from tests.running import ROOT
+
+# What a released version has made is on people's disks: a new column is a new step, not a change of an old one.
+V1_COLUMNS = {
+    "answers": ["key", "run", "latency_s", "attempts", "fields", "reply"],
+    "failures": [
+        "key",
+        "run",
+        "is_transient",
+        "latency_s",
+        "attempts",
+        "kind",
+        "message",
+        "status",
+        "code",
+        "request_id",
+    ],
+    "runs": ["run", "started_at", "updated_at", "ended_at", "end_reason", "pid", "host", "rows_total", "progress"],
+}
+
+# Migrates a new file, and kills itself when a statement is about to begin.
+KILLED = """
+import os, signal, sqlite3, sys
+from batchchat.keep.migrations import migrate
+
+def kill_before(statement):
+    if statement.strip().startswith(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.set_trace_callback(kill_before)
+migrate(connection)
+"""
+
+
+def opened(path: Path) -> closing[sqlite3.Connection]:
+    """Open a file as `open_checkpoint` does, in autocommit mode."""
+    return closing(sqlite3.connect(path, isolation_level=None))
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> int:
+    """Return a pragma's value."""
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def tables(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return the columns of each table."""
+    names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+    return {name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] for name in names}
+
+
+def test_new_file_gets_the_newest_version(tmp_path: Path) -> None:
+    """A new file has the tables, the version and the application id after one call."""
+    with opened(tmp_path / "c.sqlite") as connection:
+        migrate(connection)
+        assert tables(connection) == V1_COLUMNS
+        assert pragma(connection, "user_version") == len(MIGRATIONS)
+        assert pragma(connection, "application_id") == APPLICATION_ID == int.from_bytes(b"bcht", "big")
+        assert not connection.in_transaction
+
+
+def test_newest_version_is_left_as_it_is(tmp_path: Path) -> None:
+    """A second call runs no step."""
+    with opened(tmp_path / "c.sqlite") as connection:
+        migrate(connection)
+    before = (tmp_path / "c.sqlite").read_bytes()
+    with opened(tmp_path / "c.sqlite") as connection:
+        migrate(connection)
+    assert (tmp_path / "c.sqlite").read_bytes() == before
+
+
+def test_step_that_fails_leaves_no_trace(tmp_path: Path) -> None:
+    """A step that fails at its last table has made none of the others."""
+    with opened(tmp_path / "c.sqlite") as connection:
+        connection.execute("CREATE TABLE runs (other)")
+        with pytest.raises(sqlite3.OperationalError, match="table runs already exists"):
+            migrate(connection)
+    with opened(tmp_path / "c.sqlite") as connection:
+        assert tables(connection) == {"runs": ["other"]}
+        assert (pragma(connection, "user_version"), pragma(connection, "application_id")) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["CREATE TABLE answers", "CREATE TABLE runs", "PRAGMA application_id", "PRAGMA user_version =", "COMMIT"],
+)
+def test_kill_within_a_step_leaves_the_old_version(tmp_path: Path, statement: str) -> None:
+    """A process that is killed within a step leaves the version before it, from which the next one goes on."""
+    path = tmp_path / "c.sqlite"
+    command = [sys.executable, "-c", KILLED, str(path), statement]
+    killed = subprocess.run(command, cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with opened(path) as connection:
+        assert (tables(connection), pragma(connection, "user_version")) == ({}, 0)
+        migrate(connection)
+        assert (tables(connection), pragma(connection, "user_version")) == (V1_COLUMNS, len(MIGRATIONS))

@@ -1,0 +1,588 @@
+"""What a reply says, whatever its shape: every known error and oddity, and bytes that are nothing at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchchat.records import Completion, Failure, ToolCall, Usage
+from batchchat.send.failures import Verdict, verdict
+from batchchat.send.reply import MAX_MESSAGE, read_reply
+
+NOW = 1_700_000_000.0
+
+
+def read(status: int, body: object, headers: Mapping[str, str] | None = None) -> Completion | Failure:
+    """Read a reply whose body is JSON of a value, or bytes as they stand."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return read_reply(status, headers or {}, content, unix_now=NOW)
+
+
+def completion_of(message: object, **choice: object) -> Completion | Failure:
+    """Read a 200 with one choice."""
+    return read(200, {"choices": [{"message": message, **choice}]})
+
+
+# Completions
+
+
+def test_whole_completion_is_read() -> None:
+    """Every field of an ordinary reply arrives in its place."""
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "served-model",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "yes", "refusal": None}, "finish_reason": "stop"}
+        ],
+        "usage": {
+            "prompt_tokens": 12,
+            "completion_tokens": 34,
+            "total_tokens": 50,
+            "prompt_tokens_details": {"cached_tokens": 5},
+            "completion_tokens_details": {"reasoning_tokens": 7},
+        },
+        "service_tier": "any",
+    }
+    assert read(200, body) == Completion(
+        content="yes",
+        finish_reason="stop",
+        usage=Usage(12, 34, 50, 5, 7),
+        model="served-model",
+        response_id="chatcmpl-1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "choice", "expected"),
+    [
+        (
+            {"content": None, "tool_calls": [{"index": 0, "id": "c1", "function": {"name": "f", "arguments": "{}"}}]},
+            {"finish_reason": "tool_calls"},
+            Completion(None, (ToolCall("c1", "f", "{}"),), finish_reason="tool_calls"),
+        ),
+        ({"content": None}, {"finish_reason": "length"}, Completion(None, finish_reason="length")),
+        ({"content": ""}, {"finish_reason": "length"}, Completion("", finish_reason="length")),
+        (
+            {"content": None, "reasoning_content": "hm"},
+            {"finish_reason": "length"},
+            Completion(None, reasoning="hm", finish_reason="length"),
+        ),
+        ({"content": ""}, {}, Completion("")),
+        ({"content": "yes"}, {"finish_reason": None}, Completion("yes")),
+        ({"content": "yes"}, {"finish_reason": ""}, Completion("yes")),
+        ({"content": "yes"}, {"finish_reason": "eos"}, Completion("yes", finish_reason="eos")),
+        ({"content": "par"}, {"finish_reason": "content_filter"}, Completion("par", finish_reason="content_filter")),
+        ({"content": None}, {"finish_reason": "content_filter"}, Completion(None, finish_reason="content_filter")),
+        ({"content": None, "refusal": "I cannot."}, {}, Completion(None, refusal="I cannot.")),
+        ({"content": "yes", "refusal": ""}, {}, Completion("yes")),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, {}, Completion("ab")),
+        ({"content": ["a", {"type": "thinking", "thinking": []}, {"text": None}, 3, "b"]}, {}, Completion("ab")),
+        ({"content": {"answer": 1}}, {}, Completion('{"answer":1}')),
+        ({"content": 7}, {}, Completion("7")),
+        ({"content": "yes", "reasoning": "r"}, {}, Completion("yes", reasoning="r")),
+        ({"content": "yes", "reasoning_content": "", "reasoning": "r"}, {}, Completion("yes", reasoning="r")),
+        ({"content": "yes", "reasoning_content": "c", "reasoning": "r"}, {}, Completion("yes", reasoning="c")),
+        (
+            {"content": "yes", "reasoning_details": [{"text": "a"}, {"summary": "x"}, "y", {"text": "b"}]},
+            {},
+            Completion("yes", reasoning="ab"),
+        ),
+        ({"content": "<think>hm</think>yes"}, {}, Completion("<think>hm</think>yes")),
+    ],
+)
+def test_oddity_of_a_message_is_an_answer(message: object, choice: dict[str, object], expected: Completion) -> None:
+    """Null, empty and listed contents, refusals and reasoning are what the model said, kept as they are."""
+    assert completion_of(message, **choice) == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ({"id": "c", "function": {"name": "f", "arguments": {"x": "é"}}}, ToolCall("c", "f", '{"x":"é"}')),
+        ({"id": "c", "function": {"name": "f", "arguments": "{not json"}}, ToolCall("c", "f", "{not json")),
+        ({"id": "c", "function": {"name": "f", "arguments": ""}}, ToolCall("c", "f", "")),
+        ({"id": "c", "function": {"name": "f", "arguments": None}}, ToolCall("c", "f", None)),
+        ({"id": "", "function": {"name": "f", "arguments": "{}"}}, ToolCall(None, "f", "{}")),
+        ({"function": {"name": "f"}}, ToolCall(None, "f", None)),
+        ({"id": "c", "function": None}, ToolCall("c", None, None)),
+    ],
+)
+def test_tool_call_is_kept_verbatim(call: object, expected: ToolCall) -> None:
+    """Arguments that are invalid, empty, missing or an object never fail the row, and a missing id stays missing."""
+    assert completion_of({"content": None, "tool_calls": [call, "no call", None]}) == Completion(None, (expected,))
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (None, Usage()),
+        ("many", Usage()),
+        ([], Usage()),
+        ({}, Usage()),
+        ({"prompt_tokens": 3}, Usage(prompt_tokens=3)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, Usage(0, 0, 0)),
+        ({"prompt_tokens": 3.0, "completion_tokens": "4", "total_tokens": "7.0"}, Usage(3, 4, 7)),
+        ({"prompt_tokens": -1, "completion_tokens": True, "total_tokens": "x"}, Usage()),
+        ({"prompt_tokens": 2**63, "completion_tokens": 1e300, "total_tokens": "1e999"}, Usage()),
+        ({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 99}, Usage(3, 4, 99)),
+        ({"prompt_tokens_details": None, "completion_tokens_details": [1]}, Usage()),
+    ],
+)
+def test_usage_is_what_was_reported(usage: object, expected: Usage) -> None:
+    """Missing, partial, textual and absurd counts give numbers where there are numbers, and null elsewhere."""
+    body = {"choices": [{"message": {"content": "yes"}}], "usage": usage}
+    assert read(200, body) == Completion("yes", usage=expected)
+
+
+def test_empty_model_and_id_are_null() -> None:
+    """A model or an id of no characters is none."""
+    body = {"id": "", "model": "", "choices": [{"message": {"content": "yes"}}]}
+    assert read(200, body) == Completion("yes")
+
+
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        (b'\n\n  \r\n{"choices":[{"message":{"content":"yes"}}]}\n', "yes"),
+        (b'{"choices":[{"message":{"content":"yes"},"logprobs":NaN}],"x":[Infinity,-Infinity]}', "yes"),
+        (b'{"choices":[{"message":{"content":"a\\ud800b"}}]}', "a?b"),
+        (b'{"choices":[{"message":{"content":"a\xffb"}}]}', "a\ufffdb"),
+        (b'{"choices":[{"message":{"content":"a\\u0000b"}}]}', "a\0b"),
+        (b'{"choices":[{"message":{"content":"no","content":"yes"}}],"created":123456789012345678901234567890}', "yes"),
+        ('{"choices":[{"message":{"content":"🎉 \\ud83c\\udf89"}}]}'.encode(), "🎉 🎉"),
+    ],
+)
+def test_json_that_is_not_quite_json_is_read(body: bytes, content: str) -> None:
+    """An answer that was paid for is not thrown away for NaN, a lone surrogate, stray bytes or blank lines."""
+    assert read(200, body) == Completion(content)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'\xef\xbb\xbf{"choices":[{"message":{"content":"yes"}}]}', id="byte-order-mark"),
+        pytest.param(b'{"choices":[{"message":{"content":"yes"}}],"score":1e999}', id="number-beyond-floats"),
+    ],
+)
+def test_mark_or_huge_number_is_read(body: bytes) -> None:
+    """A byte-order mark, or a number beyond floats in a field that nobody reads, does not cost the answer."""
+    assert read(200, body) == Completion("yes")
+
+
+# A 200 that is no answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"choices": []},
+        {"choices": None},
+        {"choices": {}},
+        {"choices": [None]},
+        {"choices": [{"finish_reason": "stop"}]},
+        {"choices": [{"message": None}]},
+        {"error": None, "choices": None},
+        {"provider": {"choices": [{"message": {"content": "yes"}}]}},
+    ],
+)
+def test_reply_without_message_is_empty(body: object) -> None:
+    """A reply without choices or a message says nothing; it is asked again, and may have been billed."""
+    compact = json.dumps(body, separators=(",", ":"))
+    failure = read(200, body, {"x-request-id": "r1"})
+    assert failure == Failure(
+        "empty_reply", f"the reply has no message: {compact}", 200, request_id="r1", is_outcome_unknown=True
+    )
+    assert verdict(failure) is Verdict.RETRY
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", None, "tool_calls"])
+def test_answer_of_nothing_is_empty(finish_reason: str | None) -> None:
+    """A null content without tool calls, reasoning, refusal or a cut-off is no answer."""
+    assert completion_of({"content": None, "tool_calls": []}, finish_reason=finish_reason) == Failure(
+        "empty_reply", "the model answered nothing", 200, is_outcome_unknown=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "snippet"),
+    [
+        (b"", ""),
+        (b"<html>\n <body>Log in</body></html>", "<html> <body>Log in</body></html>"),
+        (b'{"choices": [{"mess', '{"choices": [{"mess'),
+        (b"null", "null"),
+        (b"[1]", "[1]"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"x" * 500, "x" * 197 + "..."),
+    ],
+)
+def test_no_json_object_is_a_protocol_failure(body: bytes, snippet: str) -> None:
+    """What is no JSON object is quoted briefly; it is asked again, and may have been billed."""
+    failure = read(200, body)
+    assert failure == Failure(
+        "protocol", f"the reply is not a chat completion: {snippet}", 200, is_outcome_unknown=True
+    )
+    assert verdict(failure) is Verdict.RETRY
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "message", "expected"),
+    [
+        ({"error": {"code": 429, "message": "slow"}}, "rate_limit", 429, "slow", Verdict.CUT),
+        ({"error": {"code": "429", "message": "slow"}}, "rate_limit", 429, "slow", Verdict.CUT),
+        ([{"error": {"code": 429, "message": "slow"}}], "rate_limit", 429, "slow", Verdict.CUT),
+        ({"error": {"code": 402, "message": "no credits"}}, "credits", 402, "no credits", Verdict.FATAL),
+        ({"error": {"code": 503, "message": "busy"}, "choices": []}, "server", 503, "busy", Verdict.RETRY),
+        ({"error": {"code": 99, "message": "odd"}}, "server", 502, "odd", Verdict.RETRY),
+        ({"error": {"code": "server_error", "message": "odd"}}, "server", 502, "odd", Verdict.RETRY),
+        ({"error": {"code": None, "message": "odd"}}, "server", 502, "odd", Verdict.RETRY),
+        ({"error": "overloaded"}, "server", 502, "overloaded", Verdict.RETRY),
+        (
+            {"choices": [{"error": {"code": 429, "message": "slow"}, "finish_reason": "error", "message": {}}]},
+            "rate_limit",
+            429,
+            "slow",
+            Verdict.CUT,
+        ),
+        (
+            {"choices": [{"message": {"content": "par"}, "error": {"code": 400, "message": "bad"}}]},
+            "bad_request",
+            400,
+            "bad",
+            Verdict.ROW,
+        ),
+    ],
+)
+def test_error_inside_a_200_counts_by_its_code(
+    body: object, kind: str, status: int, message: str, expected: Verdict
+) -> None:
+    """An error that comes with a 200 is judged as if its own code were the status; without one, as a 502."""
+    failure = read(200, body)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status, failure.message) == (kind, status, message)
+    assert verdict(failure) is expected
+
+
+def test_model_that_stopped_with_an_error_failed() -> None:
+    """A partial content with finish_reason `error` and no error object is no answer."""
+    failure = completion_of({"content": "par"}, finish_reason="error")
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status, failure.is_outcome_unknown) == ("server", 502, True)
+
+
+def test_model_that_stopped_with_an_error_says_so() -> None:
+    """The sentence that stands for the missing error object is the failure's message."""
+    failure = completion_of({"content": "par"}, finish_reason="error")
+    assert isinstance(failure, Failure)
+    assert failure.message == "the model stopped with an error"
+
+
+# Error replies
+
+
+OXEN_CREDITS = {
+    "error": {"type": "insufficient_credits", "title": "You have run out of credits."},
+    "status": "error",
+    "status_message": "insufficient_credits",
+}
+OXEN_PARAMS = {
+    "error": {"type": "invalid_params", "title": "Invalid parameters.", "detail": "temperature is too high"},
+    "status": "error",
+    "status_message": "invalid_params",
+}
+OXEN_UPSTREAM = {"error": {"type": "upstream", "title": "The model provider returned an error."}, "status": 502}
+OPENAI_RATE = {
+    "error": {"message": "Rate limit reached", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+}
+OPENAI_QUOTA = {
+    "error": {"message": "You exceeded your current quota", "type": "insufficient_quota", "code": "insufficient_quota"}
+}
+LITELLM_BUDGET = {
+    "error": {"message": "Budget has been exceeded!", "type": "budget_exceeded", "param": None, "code": "429"}
+}
+ANTHROPIC_OVERLOAD = {
+    "type": "error",
+    "error": {"type": "overloaded_error", "message": "Overloaded"},
+    "request_id": "r9",
+}
+ANTHROPIC_SPEND = {
+    "type": "error",
+    "error": {"type": "rate_limit_error", "code": "enforced_spend_limit_reached", "message": "Spend limit"},
+}
+MISTRAL_RATE = {
+    "object": "error",
+    "message": "Rate limit exceeded",
+    "type": "rate_limited",
+    "param": None,
+    "code": "1300",
+}
+MISTRAL_422 = {
+    "object": "error",
+    "message": {"detail": [{"loc": ["body"], "msg": "bad"}]},
+    "type": "invalid",
+    "code": 1,
+}
+GEMINI_429 = [{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}]
+GROQ_498 = {"error": {"message": "Flex tier capacity exceeded", "type": "capacity_exceeded"}}
+LLAMACPP_LOADING = {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}}
+LLAMACPP_CONTEXT = {"error": {"code": 400, "message": "the request exceeds the available context size", "type": "x"}}
+AZURE_FILTER = {
+    "error": {
+        "message": "The response was filtered",
+        "code": "content_filter",
+        "innererror": {"code": "ResponsibleAIPolicyViolation"},
+    }
+}
+AZURE_TOP = {"code": "RateLimitReached", "message": "Rate limit of 300000 per 60s exceeded"}
+TOGETHER_403 = {"error": {"message": "maximum context length is 4096 tokens", "type": "invalid_request_error"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code", "message", "expected"),
+    [
+        (400, {"error": {"message": "You must specify a model to call"}}, "not_found", None, ..., Verdict.FATAL),
+        (400, {"error": {"message": "Model not found: gpt-99"}}, "not_found", None, ..., Verdict.FATAL),
+        (404, {"error": {"message": "Model not found: gpt-99"}}, "not_found", None, ..., Verdict.FATAL),
+        (400, {"error": {"message": "Messages array cannot be empty"}}, "bad_request", None, ..., Verdict.ROW),
+        (400, OXEN_PARAMS, "bad_request", None, "Invalid parameters. temperature is too high", Verdict.ROW),
+        (402, OXEN_CREDITS, "credits", None, "You have run out of credits.", Verdict.FATAL),
+        (502, OXEN_UPSTREAM, "server", None, "The model provider returned an error.", Verdict.RETRY),
+        (401, {"error": {"message": "You must be authenticated."}}, "auth", None, ..., Verdict.FATAL),
+        (429, OPENAI_RATE, "rate_limit", "rate_limit_exceeded", ..., Verdict.CUT),
+        (429, OPENAI_QUOTA, "credits", "insufficient_quota", ..., Verdict.FATAL),
+        (429, LITELLM_BUDGET, "credits", "429", ..., Verdict.FATAL),
+        (529, ANTHROPIC_OVERLOAD, "server", None, ..., Verdict.RETRY),
+        (429, ANTHROPIC_SPEND, "credits", "enforced_spend_limit_reached", ..., Verdict.FATAL),
+        (429, MISTRAL_RATE, "rate_limit", "1300", "Rate limit exceeded", Verdict.CUT),
+        (422, MISTRAL_422, "bad_request", "1", '{"detail":[{"loc":["body"],"msg":"bad"}]}', Verdict.ROW),
+        (429, GEMINI_429, "rate_limit", "429", "Quota", Verdict.CUT),
+        (498, GROQ_498, "rate_limit", None, ..., Verdict.CUT),
+        (503, LLAMACPP_LOADING, "server", "503", ..., Verdict.RETRY),
+        (400, LLAMACPP_CONTEXT, "context_length", "400", ..., Verdict.ROW),
+        (400, AZURE_FILTER, "content_filter", "content_filter", ..., Verdict.ROW),
+        (429, AZURE_TOP, "rate_limit", "RateLimitReached", "Rate limit of 300000 per 60s exceeded", Verdict.CUT),
+        (403, TOGETHER_403, "context_length", None, ..., Verdict.ROW),
+        (403, {"error": {"message": "key lacks permission"}}, "auth", None, ..., Verdict.FATAL),
+        (400, {"error": {"message": ["a", "b"], "code": None}}, "bad_request", None, "a b", Verdict.ROW),
+        (400, {"error": "plain words"}, "bad_request", None, "plain words", Verdict.ROW),
+        (422, {"detail": "plain words"}, "bad_request", None, "plain words", Verdict.ROW),
+        (422, {"detail": [{"msg": "bad"}]}, "bad_request", None, '[{"msg":"bad"}]', Verdict.ROW),
+        (500, {"message": "plain words"}, "server", None, "plain words", Verdict.RETRY),
+        (400, {"error": {"description": "plain words"}}, "bad_request", None, "plain words", Verdict.ROW),
+        (
+            400,
+            {"status": "error", "status_message": "invalid_file_input"},
+            "bad_request",
+            None,
+            "invalid_file_input",
+            ...,
+        ),
+        (404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, "not_found", "DeploymentNotFound", "x", ...),
+        (404, b"<html>404 page not found</html>", "not_found", None, "<html>404 page not found</html>", Verdict.FATAL),
+        (413, b"<html>413 Request Entity Too Large</html>", "too_large", None, ..., Verdict.ROW),
+        (503, b"upstream connect error or disconnect/reset before headers", "server", None, ..., Verdict.RETRY),
+        (502, b"", "server", None, "no message", Verdict.RETRY),
+        (500, b"\xff\x00", "server", None, "\ufffd\0", Verdict.RETRY),
+        (500, b"[]", "server", None, "[]", Verdict.RETRY),
+        (500, b"[3]", "server", None, "[3]", Verdict.RETRY),
+        (408, b"", "timeout", None, "no message", Verdict.RETRY),
+        (409, b"{}", "server", None, "{}", Verdict.RETRY),
+        (412, {"error": {"message": "suspended"}}, "credits", None, "suspended", Verdict.FATAL),
+    ],
+)
+def test_error_shape_is_understood(
+    status: int, body: Any, kind: str, code: str | None, message: Any, expected: Any
+) -> None:
+    """Each provider's shape gives its kind, code, human sentence and verdict (`...`: the sentence in plain sight)."""
+    failure = read(status, body)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status, failure.code) == (kind, status, code)
+    if message is ...:
+        message = body["error"]["message"] if isinstance(body, dict) else body.decode()
+    assert failure.message == message
+    assert expected is ... or verdict(failure) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "is_unknown"),
+    [
+        *((status, False) for status in (400, 401, 429, 500, 503, 529)),
+        *((status, True) for status in (408, 499, 502, 504)),
+    ],
+)
+def test_status_says_whether_it_may_be_billed(status: int, is_unknown: bool) -> None:
+    """A gateway that gave up waiting does not know what the model did meanwhile."""
+    failure = read(status, b"")
+    assert isinstance(failure, Failure)
+    assert failure.is_outcome_unknown is is_unknown
+
+
+def test_redirect_says_where_to() -> None:
+    """A redirect is a wrong base URL, and names the right one."""
+    failure = read(308, b"moved", {"location": "https://elsewhere.test/v1"})
+    assert isinstance(failure, Failure)
+    assert failure.kind == "not_found"
+    assert failure.message == "the base URL redirects to https://elsewhere.test/v1; redirects are not followed"
+    assert verdict(failure) is Verdict.FATAL
+
+
+def test_wish_to_wait_is_read() -> None:
+    """Retry-After makes OpenRouter's 402 for too many paid requests at a time a matter of pace."""
+    failure = read(402, {"error": {"code": 402, "message": "in flight"}}, {"retry-after": "3"})
+    assert isinstance(failure, Failure)
+    assert failure.retry_after_s == 3.0
+    assert verdict(failure) is Verdict.CUT
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "request_id"),
+    [
+        ({"x-request-id": "a", "request-id": "b"}, {}, "a"),
+        ({"request-id": "b", "x-generation-id": "c"}, {}, "b"),
+        ({"x-generation-id": "c"}, {"request_id": "d"}, "c"),
+        ({}, ANTHROPIC_OVERLOAD, "r9"),
+    ],
+)
+def test_request_id_is_kept(headers: dict[str, str], body: object, request_id: str) -> None:
+    """The provider's name for the request is found in the headers, or in the body."""
+    failure = read(500, body, headers)
+    assert isinstance(failure, Failure)
+    assert failure.request_id == request_id
+
+
+def test_request_id_that_is_not_given_is_null() -> None:
+    """An error reply without a request id has None, as every other reply does."""
+    failure = read(500, b"")
+    assert isinstance(failure, Failure)
+    assert failure.request_id is None
+
+
+def test_long_message_is_cut() -> None:
+    """An echoed prompt of a megabyte does not fill the checkpoint."""
+    failure = read(400, {"error": {"message": "x" * 10**6}})
+    assert isinstance(failure, Failure)
+    assert failure.message == "x" * MAX_MESSAGE
+
+
+ECHO = "429 rate limit insufficient_quota model not found"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": f"Invalid input: {ECHO}", "type": "invalid_request_error", "code": None, "param": ECHO}},
+        {"error": {"message": ECHO}, "messages": [{"role": "user", "content": ECHO}]},
+        {"error": {"title": "Invalid parameters.", "detail": ECHO, "type": "invalid_params"}},
+        {"detail": [{"loc": ["body"], "msg": "bad", "input": ECHO}]},
+        ECHO.encode(),
+    ],
+)
+def test_echoed_prompt_changes_nothing(body: object) -> None:
+    """The words of a prompt in a 400 are the row's: nothing is retried, paused or stopped for them."""
+    failure = read(400, body)
+    assert isinstance(failure, Failure)
+    assert failure.kind == "bad_request"
+    assert failure.retry_after_s is None
+    assert verdict(failure) is Verdict.ROW
+
+
+# Nothing raises
+
+
+WORDS = [
+    "choices",
+    "message",
+    "content",
+    "error",
+    "code",
+    "type",
+    "title",
+    "detail",
+    "tool_calls",
+    "function",
+    "arguments",
+    "usage",
+    "refusal",
+    "finish_reason",
+    "reasoning_details",
+    "text",
+    "prompt_tokens",
+    "prompt_tokens_details",
+    "cached_tokens",
+    "id",
+    "model",
+]
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(WORDS),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=30,
+)
+STATUSES = st.sampled_from([200, 201, 204, 206, 301, 400, 401, 402, 403, 404, 408, 422, 429, 500, 502, 503, 529])
+HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "retry-after-ms", "x-request-id", "location"]), st.text(max_size=20)
+)
+
+
+@given(STATUSES | st.integers(100, 999), HEADERS, st.binary(max_size=300))
+def test_any_bytes_are_an_outcome(status: int, headers: dict[str, str], body: bytes) -> None:
+    """Whatever bytes come with whatever status, the outcome is a value."""
+    outcome = read(status, body, headers)
+    assert isinstance(outcome, Failure) or 200 <= status < 300
+
+
+@given(STATUSES, HEADERS, JSON_VALUES)
+def test_any_json_is_an_outcome(status: int, headers: dict[str, str], value: object) -> None:
+    """Whatever JSON comes, with the wire's words in the wrong places, the outcome is a value that can be stored."""
+    outcome = read(status, json.dumps(value).encode("utf-8", "surrogatepass"), headers)
+    assert isinstance(outcome, Failure) or 200 <= status < 300
+    text = outcome.message if isinstance(outcome, Failure) else (outcome.content or "")
+    assert text.encode() is not None
+
+
+@given(STATUSES, st.lists(JSON_VALUES, min_size=1, max_size=2), JSON_VALUES, JSON_VALUES)
+def test_any_completion_is_an_outcome(status: int, choices: list[object], error: object, usage: object) -> None:
+    """Bodies that look like a reply at the top and are anything below give a value too."""
+    outcome = read(status, {"choices": [{"message": choice} for choice in choices], "error": error, "usage": usage})
+    assert isinstance(outcome, (Completion, Failure))
+
+
+DEEP = b"[" * 300 + b"]" * 300
+
+
+@pytest.mark.parametrize("depth", [200, 1_000, 5_000, 100_000])
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b"[NaN,"])
+def test_nesting_that_ends_nowhere_is_no_json(depth: int, opening: bytes) -> None:
+    """A body that only opens brackets is no completion, however many."""
+    failure = read(200, opening * depth)
+    assert isinstance(failure, Failure)
+    assert failure.kind == "protocol"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b'{"a":' + DEEP + b"}"),
+        (200, b'{"choices":[{"message":{"tool_calls":[{"function":{"arguments":' + DEEP + b"}}]}}]}"),
+        (200, b'{"choices":[{"message":{"content":{"x":' + DEEP + b"}}}]}"),
+        (200, b'{"choices":[{"message":{"content":"x"},"finish_reason":' + DEEP + b"}]}"),
+        (400, b'{"error":{"message":' + DEEP + b"}}"),
+        (200, '{"error":{"code":"⁴⁰⁴"}}'.encode()),
+    ],
+)
+def test_deep_values_and_odd_digits_are_outcomes(status: int, body: bytes) -> None:
+    """Values nested deeper than orjson writes, and digits that are no decimals, are an outcome like any other."""
+    assert isinstance(read(status, body), (Completion, Failure))

@@ -1,0 +1,228 @@
+"""Summaries and status: exact lines for people, stable keys for scripts, nothing that steers a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchchat.errors import CheckpointError, EndpointRefusedError, InterruptedRunError, JobError, Problem
+from batchchat.records import FailureGroup, JobStatus, Progress, RunRecord, RunSummary
+from batchchat.show import status as show_status
+from batchchat.show import summary as show_summary
+
+PROGRESS = Progress(
+    rows_read=1_200,
+    rows_answered=1_190,
+    rows_reused=1_000,
+    rows_failed=10,
+    requests_sent=215,
+    rate_limited=12,
+    possibly_billed=3,
+    in_flight=1,
+    in_flight_bound=2,
+    concurrency=64,
+    prompt_tokens=9_000,
+    completion_tokens=1_000,
+)
+SUMMARY = RunSummary(
+    job="triage",
+    outcome="finished",
+    reason=None,
+    progress=PROGRESS,
+    rows_total=1_200,
+    duration_s=200.0,
+    output="out/tickets.parquet",
+    checkpoint="jobs/.batchchat/triage.sqlite",
+    lost_in_flight=8,
+    first_rows=[{"id": 1}],
+)
+RUN = RunRecord(3, 1_700_000_000.0, 1_700_000_060.0, None, None, 4711, "host", 1_300, PROGRESS)
+STATUS = JobStatus("triage", "c.sqlite", "running", RUN, 2_500, ())
+
+
+def test_summary_of_a_quiet_run_is_two_lines() -> None:
+    """A run without anything unusual has its rows, its cost in requests, tokens and time, and its output."""
+    progress = Progress(rows_answered=200, requests_sent=200, prompt_tokens=1_500, completion_tokens=500)
+    summary = RunSummary("triage", "finished", None, progress, 200, 4.24, "out/t.csv", "c.sqlite")
+    assert show_summary.as_text(summary).splitlines() == [
+        "triage: 200 rows: 200 answered, 0 failed · 200 requests, 2,000 tokens · 4.2 s",
+        "output: out/t.csv",
+    ]
+
+
+def test_summary_notes_whatever_was_unusual() -> None:
+    """Reused answers, rate limits, unknown outcomes and what a killed run lost have a line each."""
+    assert show_summary.as_text(SUMMARY).splitlines() == [
+        "triage: 1,200 rows: 1,190 answered, 10 failed · 215 requests, 10,000 tokens · 3 min 20 s",
+        "1,000 rows had their answer already",
+        "12 requests were turned away by a rate limit and sent again",
+        "3 requests had an unknown outcome; they may have been billed and asked again",
+        "the run before was killed: up to 8 requests in flight may be billed twice",
+        "output: out/tickets.parquet",
+    ]
+
+
+def test_summary_of_a_stopped_run_counts_the_unasked() -> None:
+    """Rows that were neither answered nor given up are said to be not yet asked, and no output is named."""
+    stopped = replace(SUMMARY, rows_total=5_000, output=None, progress=Progress(rows_answered=1, rows_failed=2))
+    assert show_summary.as_text(replace(stopped, lost_in_flight=0)) == (
+        "triage: 5,000 rows: 1 answered, 2 failed, 4,997 not yet asked · 0 requests, 0 tokens · 3 min 20 s"
+    )
+
+
+def test_summary_object_has_exactly_these_keys() -> None:
+    """Scripts read these keys: none is renamed or removed; what only the program needs is not among them."""
+    assert show_summary.as_object(SUMMARY, 1) == {
+        "job": "triage",
+        "outcome": "finished",
+        "reason": None,
+        "rows_total": 1_200,
+        "duration_s": 200.0,
+        "output": "out/tickets.parquet",
+        "checkpoint": "jobs/.batchchat/triage.sqlite",
+        "lost_in_flight": 8,
+        "rows_read": 1_200,
+        "rows_answered": 1_190,
+        "rows_reused": 1_000,
+        "rows_failed": 10,
+        "requests_sent": 215,
+        "rate_limited": 12,
+        "possibly_billed": 3,
+        "prompt_tokens": 9_000,
+        "completion_tokens": 1_000,
+        "rows_unasked": 0,
+        "exit_code": 1,
+    }
+
+
+def test_summary_object_does_not_change_the_summary() -> None:
+    """Making the object takes nothing away from the values it is made of."""
+    before = replace(SUMMARY)
+    show_summary.as_object(SUMMARY, 0)
+    assert before == SUMMARY
+
+
+def test_error_before_the_run_has_only_its_reason() -> None:
+    """A job that could not begin has an outcome, a reason and an exit code."""
+    assert show_summary.failed_object(JobError([Problem("job.yaml:3", "limits.concurrency", "is 0")])) == {
+        "outcome": "failed",
+        "reason": "job.yaml:3: limits.concurrency: is 0",
+        "exit_code": 2,
+    }
+    assert show_summary.failed_object(CheckpointError("locked"))["exit_code"] == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "exit_code"),
+    [
+        (EndpointRefusedError("no credits"), "refused", 4),
+        (InterruptedRunError("stopped by SIGTERM", 143), "interrupted", 143),
+    ],
+)
+def test_error_in_the_run_has_the_whole_summary(
+    error: EndpointRefusedError | InterruptedRunError, outcome: str, exit_code: int
+) -> None:
+    """A run that an error ended has the same keys as one that finished, with the error's outcome and exit code."""
+    error.summary = replace(SUMMARY, outcome=outcome, reason=str(error), output=None)
+    found = show_summary.failed_object(error)
+    assert found.keys() == show_summary.as_object(SUMMARY, 0).keys()
+    assert (found["outcome"], found["reason"], found["exit_code"]) == (outcome, str(error), exit_code)
+
+
+def test_table_has_cut_aligned_cells() -> None:
+    """Columns are as wide as their longest cell, at most 32 characters; numbers have three decimals; null is blank."""
+    rows = [
+        {"id": 1, "body": "two\nlines", "label": None, "score": 0.12345},
+        {"id": 22, "body": "x" * 40, "label": "bug", "score": None},
+    ]
+    assert show_summary.table(rows, 80).splitlines() == [
+        "id  body                              label  score",
+        "--  --------------------------------  -----  -----",
+        "1   two lines                                0.123",
+        f"22  {'x' * 31}…  bug",
+    ]
+
+
+def test_table_leaves_out_columns_without_values() -> None:
+    """A column of nulls takes no room."""
+    assert show_summary.table([{"a": None, "b": 1}, {"a": None, "b": None}], 80) == "b\n-\n1\n"
+
+
+@pytest.mark.parametrize(("width", "columns"), [(8, 3), (7, 2), (5, 2), (4, 1), (0, 1)])
+def test_table_drops_the_last_columns_to_fit(width: int, columns: int) -> None:
+    """A narrow terminal sees the first columns whole; one is always shown."""
+    lines = show_summary.table([{"aa": 1, "b": 2, "c": 3}], width).splitlines()
+    assert lines[0] == "  ".join(["aa", "b", "c"][:columns])
+
+
+@pytest.mark.parametrize("rows", [[], [{}], [{"a": None}]])
+def test_table_without_values_is_empty(rows: list[Mapping[str, Any]]) -> None:
+    """An output without rows or values has no table."""
+    assert show_summary.table(rows, 80) == ""
+
+
+def test_status_of_a_job_that_never_ran() -> None:
+    """Without a run there is one thing to say."""
+    status = JobStatus("triage", "c.sqlite", "not started", None, 0, ())
+    assert show_status.as_text(status) == "triage: not started"
+
+
+def test_status_of_a_live_run() -> None:
+    """A live run has its rows, its process, when it was last heard of, and where its answers are."""
+    heard = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1_700_000_060))
+    assert show_status.as_text(STATUS).splitlines() == [
+        "triage: running: 1,300 rows: 1,190 answered, 10 failed, 100 not yet asked",
+        f"run 3: pid 4711 on host, last heard of {heard}",
+        "checkpoint: c.sqlite, 2,500 answers",
+    ]
+
+
+def test_status_of_a_killed_run_says_what_it_may_cost() -> None:
+    """A killed run says how many requests may have been lost, and how to go on."""
+    lines = show_status.as_text(replace(STATUS, state="killed")).splitlines()
+    assert lines[3:] == ["killed with at most 2 requests in flight; run the job again to go on"]
+
+
+def test_status_of_a_stopped_run_says_why() -> None:
+    """A run that stopped by itself has its reason."""
+    ended = replace(RUN, ended_at=1_700_000_060.0, end_reason="no credits")
+    lines = show_status.as_text(replace(STATUS, state="stopped", run=ended)).splitlines()
+    assert lines[3:] == ["stopped: no credits"]
+
+
+def test_status_lists_failures_one_a_line() -> None:
+    """The most frequent failures stand one to a line, cut to 120 characters."""
+    failures = (FailureGroup("timeout", "no reply\nin 120 s", 1_500), FailureGroup("server", "x" * 200, 1))
+    assert show_status.as_text(replace(STATUS, failures=failures)).splitlines()[3:] == [
+        "failed: 1,500 x timeout: no reply in 120 s",
+        f"failed: 1 x server: {'x' * 119}…",
+    ]
+
+
+def test_status_object_is_plain_json() -> None:
+    """The object has the run, its progress and the failures as plain values."""
+    failures = (FailureGroup("timeout", "no reply", 2),)
+    found = orjson.loads(orjson.dumps(show_status.as_object(replace(STATUS, failures=failures))))
+    assert found.keys() == {"job", "checkpoint", "state", "run", "answers_stored", "failures"}
+    assert found["failures"] == [{"kind": "timeout", "message": "no reply", "count": 2}]
+    assert found["run"]["progress"]["rows_answered"] == 1_190
+    assert found["run"]["ended_at"] is None
+
+
+@given(text=st.text(st.characters() | st.sampled_from("\x1b\x9b\x07[]m")))
+def test_nothing_shown_steers_a_terminal(text: str) -> None:
+    """Whatever a model, a provider or a file name says, neither ESC nor a C1 control is printed."""
+    ended = replace(RUN, host=text, end_reason=text)
+    status = replace(
+        STATUS, job=text, state="stopped", run=ended, checkpoint=text, failures=(FailureGroup(text, text, 1),)
+    )
+    summary = replace(SUMMARY, job=text, output=text)
+    shown = show_status.as_text(status) + show_summary.as_text(summary) + show_summary.table([{text: text}], 80)
+    assert [character for character in shown if character == "\x1b" or "\x80" <= character <= "\x9f"] == []

@@ -1,0 +1,584 @@
+"""Bytes out, bytes in, over a real loopback connection: every way a reply can come, or fail to."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+
+from batchchat.records import Failure
+from batchchat.send.failures import Verdict, verdict
+from batchchat.send.transport import Reply, Transport, proxy_for
+
+KEY = "sk-secret-1234567890"
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@dataclass
+class Exchange:
+    """One request as the server got it, and the way to answer it."""
+
+    number: int
+    request_line: str
+    headers: dict[str, str]
+    body: bytes
+    writer: asyncio.StreamWriter
+
+    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """Send a whole reply; header names have underscores for hyphens."""
+        lines = [f"HTTP/1.1 {status} Words", f"content-length: {len(body)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+
+    def reset(self) -> None:
+        """Break the connection without another word."""
+        linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.writer.transport.abort()
+
+
+Script = Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass
+class Server:
+    """A loopback server that follows a script; it counts connections and keeps requests."""
+
+    script: Script
+    port: int = 0
+    connections: int = 0
+    exchanges: list[Exchange] = field(default_factory=list)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def base_url(self) -> str:
+        """What a job file would have."""
+        return f"http://127.0.0.1:{self.port}/api/ai"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection until either side closes it."""
+        self.connections += 1
+        try:
+            while not writer.is_closing():
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                request_line, *lines = head.strip().split("\r\n")
+                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+                body = await reader.readexactly(int(headers["content-length"]))
+                self.exchanges.append(Exchange(len(self.exchanges), request_line, headers, body, writer))
+                await self.script(self.exchanges[-1])
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            self.closed.set()
+
+
+@asynccontextmanager
+async def serving(script: Script) -> AsyncIterator[Server]:
+    """Run a server for as long as the block lasts, and wait for the last of its connections."""
+    server = Server(script)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        await server.serve(reader, writer)
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1_024)
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await listener.wait_closed()
+
+
+@asynccontextmanager
+async def reaching(base_url: str, *, timeout_s: float = 10.0, api_key: str | None = KEY) -> AsyncIterator[Transport]:
+    """Give a transport to a base URL, and close it."""
+    transport = Transport(base_url, api_key=api_key, timeout_s=timeout_s)
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+
+
+def outcomes_of(
+    script: Script, *, count: int = 1, timeout_s: float = 10.0, api_key: str | None = KEY
+) -> tuple[list[Reply | Failure], Server]:
+    """Send some requests one after the other, and return what became of them, and the server."""
+
+    async def scenario() -> tuple[list[Reply | Failure], Server]:
+        async with serving(script) as server, reaching(server.base_url, timeout_s=timeout_s, api_key=api_key) as way:
+            return [await way.send(b'{"n":%d}' % number) for number in range(count)], server
+
+    return asyncio.run(scenario())
+
+
+def outcome_of(script: Script, *, timeout_s: float = 10.0, api_key: str | None = KEY) -> Reply | Failure:
+    """Send one request, and return what became of it."""
+    return outcomes_of(script, timeout_s=timeout_s, api_key=api_key)[0][0]
+
+
+async def yes(exchange: Exchange) -> None:
+    """Answer."""
+    exchange.reply(200, b"yes")
+
+
+# Replies
+
+
+def test_reply_is_read_whole() -> None:
+    """Status, headers by lower-case name, body and a duration come out."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(200, b'{"x": 1}', X_Request_ID="r1")
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.headers["x-request-id"]) == (200, b'{"x": 1}', "r1")
+    assert 0 < reply.latency_s < 10
+
+
+def test_request_is_sent_as_given() -> None:
+    """The body goes out byte for byte, to the endpoint's route, with the key and nothing that was not asked for."""
+    _, server = outcomes_of(yes)
+    exchange = server.exchanges[0]
+    assert exchange.request_line == "POST /api/ai/chat/completions HTTP/1.1"
+    assert exchange.body == b'{"n":0}'
+    assert exchange.headers == {
+        "host": f"127.0.0.1:{server.port}",
+        "accept": "application/json",
+        "accept-encoding": "gzip",
+        "content-type": "application/json",
+        "user-agent": "batchchat",
+        "authorization": f"Bearer {KEY}",
+        "content-length": "7",
+    }
+
+
+def test_no_key_sends_no_authorization() -> None:
+    """An endpoint that takes no key gets none."""
+    _, server = outcomes_of(yes, api_key=None)
+    assert "authorization" not in server.exchanges[0].headers
+
+
+def test_compressed_reply_is_unpacked() -> None:
+    """A gzip body comes out as its content."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(200, gzip.compress(b"yes" * 1_000), content_encoding="gzip")
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert reply.body == b"yes" * 1_000
+
+
+def test_chunked_reply_is_joined() -> None:
+    """A body in chunks, with blank lines before it to keep the connection alive, is one body."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for chunk in (b"\n", b"\n", b"ye", b"s"):
+            exchange.writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            await exchange.writer.drain()
+        exchange.writer.write(b"0\r\n\r\n")
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert reply.body == b"\n\nyes"
+
+
+def test_reply_that_ends_with_its_connection_is_whole() -> None:
+    """HTTP/1.0 servers say by closing that the body is over."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.0 200 OK\r\n\r\nyes")
+        exchange.writer.close()
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert reply.body == b"yes"
+
+
+@pytest.mark.parametrize("status", [204, 301, 307, 308, 400, 401, 429, 500, 503])
+def test_any_status_is_a_reply(status: int) -> None:
+    """Refusals and redirects come back as they are; nothing is followed or tried again."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(status, location="/elsewhere", retry_after="1")
+
+    outcomes, server = outcomes_of(script)
+    assert isinstance(outcomes[0], Reply)
+    assert (outcomes[0].status, outcomes[0].headers["location"]) == (status, "/elsewhere")
+    assert len(server.exchanges) == 1
+
+
+# Failures
+
+
+def test_refused_connection_was_not_sent() -> None:
+    """Where nothing listens, the request was surely not worked on, and the message says where."""
+
+    async def scenario() -> tuple[Reply | Failure, int]:
+        async with serving(yes) as server:
+            port = server.port
+        async with reaching(f"http://127.0.0.1:{port}/v1") as way:
+            return await way.send(b"{}"), port
+
+    failure, port = asyncio.run(scenario())
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.is_outcome_unknown, failure.status) == ("connect", False, None)
+    assert failure.message.startswith(f"cannot connect to 127.0.0.1:{port}: ")
+    assert verdict(failure) is Verdict.HOLD
+
+
+def test_unknown_host_was_not_sent() -> None:
+    """A name that does not resolve is nothing reached."""
+
+    async def scenario() -> Reply | Failure:
+        async with reaching("http://no-such-host.invalid/v1") as way:
+            return await way.send(b"{}")
+
+    failure = asyncio.run(scenario())
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.is_outcome_unknown) == ("connect", False)
+    assert failure.message.startswith("cannot connect to no-such-host.invalid:80: ")
+
+
+def test_connection_that_never_opens_was_not_sent() -> None:
+    """With a timeout below 20 s too, a host that swallows connections was not reached: no attempt, nothing billed."""
+
+    async def scenario() -> Reply | Failure:
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            fillers = [socket.socket() for _ in range(4)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(full.getsockname())
+            try:
+                async with reaching(f"http://127.0.0.1:{full.getsockname()[1]}", timeout_s=0.3) as way:
+                    return await way.send(b"{}")
+            finally:
+                for filler in fillers:
+                    filler.close()
+
+    failure = asyncio.run(scenario())
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.is_outcome_unknown) == ("connect", False)
+
+
+async def reset_at_once(exchange: Exchange) -> None:
+    """Break off before the first byte."""
+    exchange.reset()
+
+
+async def close_at_once(exchange: Exchange) -> None:
+    """Close in good order before the first byte."""
+    exchange.writer.close()
+
+
+async def cut_body(exchange: Exchange) -> None:
+    """Promise a hundred bytes, send three, and close."""
+    exchange.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nyes")
+    exchange.writer.close()
+
+
+async def cut_chunks(exchange: Exchange) -> None:
+    """Leave out the last chunk."""
+    exchange.writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n")
+    exchange.writer.close()
+
+
+async def no_http(exchange: Exchange) -> None:
+    """Speak another protocol."""
+    exchange.writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+    exchange.writer.close()
+
+
+@pytest.mark.parametrize("script", [reset_at_once, close_at_once, cut_body, cut_chunks, no_http])
+def test_broken_reply_may_be_billed(script: Script) -> None:
+    """A connection that breaks after the request was written leaves its outcome unknown."""
+    failure = outcome_of(script)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status, failure.is_outcome_unknown) == ("connect", None, True)
+    assert failure.message.startswith("the connection broke before the reply was whole: ")
+    assert verdict(failure) is Verdict.RETRY
+
+
+def test_broken_encoding_is_a_protocol_failure() -> None:
+    """A body that is not what its encoding says is a failure of the reply, which may be billed."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(200, b"this is not gzip", content_encoding="gzip")
+
+    failure = outcome_of(script)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.is_outcome_unknown) == ("protocol", True)
+    assert failure.message.startswith("the reply's content encoding is broken: ")
+
+
+def test_dribbling_reply_meets_the_deadline() -> None:
+    """A byte now and then keeps no attempt alive past its deadline."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        while not exchange.writer.is_closing():
+            exchange.writer.write(b"\n")
+            await exchange.writer.drain()
+            await asyncio.sleep(0.01)  # the server's pace, not the test's
+
+    failure = outcome_of(script, timeout_s=0.2)
+    assert failure == Failure("timeout", "no whole reply within 0.2 s", is_outcome_unknown=True)
+
+
+def test_silent_endpoint_meets_the_deadline() -> None:
+    """An endpoint that never answers is given up in time."""
+
+    async def script(exchange: Exchange) -> None:
+        await asyncio.Event().wait()
+
+    failure = outcome_of(script, timeout_s=0.1)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.is_outcome_unknown) == ("timeout", True)
+
+
+# Connections
+
+
+def test_connection_is_used_again() -> None:
+    """Requests one after the other, whatever their status, share a connection."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply([200, 429, 500, 400][exchange.number % 4], b"words")
+
+    outcomes, server = outcomes_of(script, count=12)
+    assert [reply.status for reply in outcomes if isinstance(reply, Reply)] == [200, 429, 500, 400] * 3
+    assert server.connections == 1
+
+
+def test_failed_connection_is_replaced() -> None:
+    """After a reset, a cut body and a timeout, the next request gets a new connection and its own answer."""
+    faults: list[Script] = [reset_at_once, yes, cut_body, yes, close_at_once, yes, no_http, yes]
+
+    async def script(exchange: Exchange) -> None:
+        await faults[exchange.number](exchange)
+
+    outcomes, server = outcomes_of(script, count=8)
+    assert [type(outcome) for outcome in outcomes] == [Failure, Reply] * 4
+    assert server.connections == 5
+
+
+def test_late_reply_never_answers_another_request() -> None:
+    """The reply to a request that was given up is not taken for the next one's."""
+
+    async def scenario() -> tuple[list[Reply | Failure], int]:
+        release = asyncio.Event()
+
+        async def script(exchange: Exchange) -> None:
+            if exchange.number == 0:
+                await release.wait()
+            exchange.reply(200, exchange.body)
+
+        async with serving(script) as server, reaching(server.base_url, timeout_s=0.2) as way:
+            first = await way.send(b"first")
+            release.set()
+            return [first, await way.send(b"second"), await way.send(b"third")], server.connections
+
+    outcomes, connections = asyncio.run(scenario())
+    assert isinstance(outcomes[0], Failure)
+    assert [reply.body for reply in outcomes[1:] if isinstance(reply, Reply)] == [b"second", b"third"]
+    assert connections == 2
+
+
+def test_closed_idle_connection_is_not_used() -> None:
+    """A server that closes idle connections costs a new connection and no failure."""
+
+    async def scenario() -> tuple[list[Reply | Failure], int]:
+        async def script(exchange: Exchange) -> None:
+            exchange.reply(200, b"yes")
+            exchange.writer.close()
+
+        async with serving(script) as server, reaching(server.base_url) as way:
+            outcomes = []
+            for _ in range(5):
+                server.closed.clear()
+                outcomes.append(await way.send(b"{}"))
+                await server.closed.wait()
+                await server.exchanges[-1].writer.wait_closed()
+            return outcomes, server.connections
+
+    outcomes, connections = asyncio.run(scenario())
+    assert [type(outcome) for outcome in outcomes] == [Reply] * 5
+    assert connections == 5
+
+
+def test_many_requests_get_their_own_replies() -> None:
+    """Three hundred requests at a time, in three waves: each gets its answer, over no more connections than that."""
+
+    async def scenario() -> tuple[list[Reply | Failure], int]:
+        async def script(exchange: Exchange) -> None:
+            await asyncio.sleep(0)
+            exchange.reply(200, exchange.body)
+
+        async with serving(script) as server, reaching(server.base_url) as way:
+            replies = []
+            for wave in range(3):
+                replies += await asyncio.gather(*(way.send(b"%d-%d" % (wave, number)) for number in range(300)))
+            return replies, server.connections
+
+    replies, connections = asyncio.run(scenario())
+    bodies = [reply.body for reply in replies if isinstance(reply, Reply)]
+    assert bodies == [b"%d-%d" % (wave, number) for wave in range(3) for number in range(300)]
+    assert connections <= 300
+
+
+def test_cancelled_request_leaves_the_way_usable() -> None:
+    """Requests cut off in the middle do not stand in the way of the next ones."""
+
+    async def scenario() -> list[Reply | Failure]:
+        arrived = asyncio.Semaphore(0)
+
+        async def script(exchange: Exchange) -> None:
+            if exchange.body == b"hold":
+                exchange.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n" if exchange.number % 2 else b"")
+                await exchange.writer.drain()
+                arrived.release()
+                await asyncio.Event().wait()
+            exchange.reply(200, exchange.body)
+
+        async with serving(script) as server, reaching(server.base_url) as way:
+            tasks = [asyncio.create_task(way.send(b"hold")) for _ in range(10)]
+            for _ in tasks:
+                await arrived.acquire()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return await asyncio.gather(*(way.send(b"%d" % number) for number in range(20)))
+
+    replies = asyncio.run(scenario())
+    assert [reply.body for reply in replies if isinstance(reply, Reply)] == [b"%d" % number for number in range(20)]
+
+
+# The key
+
+
+def test_echoed_key_is_taken_out() -> None:
+    """An endpoint that repeats the key in its error does not get it into the checkpoint, compressed or not."""
+
+    async def script(exchange: Exchange) -> None:
+        body = f"Incorrect API key provided: {KEY}. {exchange.headers['authorization']}".encode()
+        exchange.reply(401, gzip.compress(body), content_encoding="gzip")
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert reply.body == b"Incorrect API key provided: [redacted]. Bearer [redacted]"
+
+
+@pytest.mark.parametrize("name", ["location", "x_request_id"])
+def test_key_echoed_in_a_header_is_taken_out(name: str) -> None:
+    """A header that is quoted in failures does not carry the key into them."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(308, b"", **{name: f"https://elsewhere.test/?key={KEY}"})
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert KEY not in repr(list(reply.headers.values()))
+
+
+def test_placeholder_key_spoils_no_reply() -> None:
+    """A key of a few characters is a placeholder, and stays in replies that happen to have it."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(200, b"extra")
+
+    reply = outcome_of(script, api_key="x")
+    assert isinstance(reply, Reply)
+    assert reply.body == b"extra"
+
+
+@pytest.mark.parametrize("script", [reset_at_once, cut_body, no_http])
+def test_failure_never_has_the_key(script: Script) -> None:
+    """No fault of the way says the key."""
+    assert KEY not in repr(outcome_of(script))
+
+
+def test_fault_that_quotes_the_key_is_redacted() -> None:
+    """A library's error that repeats what the server said is redacted like the reply itself."""
+
+    class Quoting(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            """Fail as a parser does that quotes the line it could not read."""
+            raise httpx.RemoteProtocolError(f"illegal status line: {request.headers['authorization']}")
+
+    async def scenario() -> Reply | Failure:
+        return await Transport("http://127.0.0.1:9", api_key=KEY, timeout_s=1.0, transport=Quoting()).send(b"{}")
+
+    assert asyncio.run(scenario()) == Failure(
+        "connect",
+        "the connection broke before the reply was whole: illegal status line: Bearer [redacted]",
+        is_outcome_unknown=True,
+    )
+
+
+# Proxies
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on the machine's proxies."""
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def test_loopback_never_goes_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a proxy for everything, which is not there, the embedded endpoint is reached all the same."""
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
+    assert isinstance(outcome_of(yes), Reply)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://127.0.0.1:8000", None),
+        ("http://127.9.9.9", None),
+        ("http://[::1]:8000", None),
+        ("http://localhost:8000", None),
+        ("http://api.localhost", None),
+        ("http://inside.test", None),
+        ("http://deep.inside.test", None),
+        ("http://outside.test", "http://plain-proxy:1"),
+        ("https://outside.test", "http://tls-proxy:2"),
+        ("http://10.0.0.1", "http://plain-proxy:1"),
+    ],
+)
+def test_proxy_is_the_environments(monkeypatch: pytest.MonkeyPatch, url: str, proxy: str | None) -> None:
+    """Each scheme has its proxy, `NO_PROXY` is obeyed, and loopback has none."""
+    monkeypatch.setenv("http_proxy", "http://plain-proxy:1")
+    monkeypatch.setenv("https_proxy", "http://tls-proxy:2")
+    monkeypatch.setenv("no_proxy", "inside.test")
+    assert proxy_for(httpx.URL(url)) == proxy
+
+
+def test_proxy_for_all_schemes_is_the_last_resort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ALL_PROXY` serves a scheme that has none of its own."""
+    monkeypatch.setenv("all_proxy", "http://any-proxy:3")
+    assert proxy_for(httpx.URL("https://outside.test")) == "http://any-proxy:3"
+    assert proxy_for(httpx.URL("https://localhost")) is None
