@@ -27,10 +27,10 @@ with progress.shown("job", 100, is_quiet=False) as observe:
 """
 
 
-def on_a_terminal(script: str, *arguments: str) -> str:
-    """Run a script with standard error on a terminal of 24 lines by 100 columns, and return what it wrote there."""
+def on_a_terminal(script: str, *arguments: str, size: tuple[int, int] = (24, 100)) -> str:
+    """Run a script with standard error on a terminal of so many lines and columns, and return what it wrote there."""
     ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24, 100))
+    termios.tcsetwinsize(theirs, size)
     command = [sys.executable, "-c", script, *arguments]
     with subprocess.Popen(command, cwd=ROOT, stderr=theirs) as process:
         os.close(theirs)
@@ -123,6 +123,11 @@ def test_terminal_gets_a_bar() -> None:
     assert last.startswith("job: 100%|")
     assert " 100/100 [" in last
     assert "row/s, 3 in flight, 0 failed, 2,000 tokens]" in last
+
+
+def test_terminal_without_a_size_gets_a_bar() -> None:
+    """Under `script` or some CI the terminal says that it has no columns; the bar shows all the same."""
+    assert "job: 100%|" in on_a_terminal(SHOW, "30", size=(0, 0))
 
 
 def test_bar_stands_while_rows_are_asked() -> None:

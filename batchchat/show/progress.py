@@ -1,5 +1,6 @@
 """A run's progress on standard error: a bar on a terminal, a plain line every 30 s elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from batchchat.records import Progress
 from batchchat.show.printable import printable
 
 LINE_INTERVAL_S = 30.0
+UNKNOWN_WIDTH, UNKNOWN_HEIGHT = 120, 24
 
 Observer = Callable[[Progress], None]
 
@@ -23,12 +25,25 @@ def shown(name: str, rows_total: int, *, is_quiet: bool, stream: TextIO | None =
     if is_quiet or stream is None:  # standard error may be closed
         yield lambda _: None
     elif stream.isatty():
-        with tqdm(
-            total=rows_total, desc=printable(name), unit="row", file=stream, dynamic_ncols=True, mininterval=0.2
-        ) as bar:
+        with _bar(printable(name), rows_total, stream) as bar:
             yield lambda progress: _move(bar, progress)
     else:
         yield _Lines(name, rows_total, stream)
+
+
+def _bar(name: str, rows_total: int, stream: TextIO) -> "tqdm[NoReturn]":
+    # A terminal that does not know its size, as under `script` or some CI, says 0 columns, and tqdm would show nothing.
+    has_width = os.get_terminal_size(stream.fileno()).columns > 0
+    return tqdm(
+        total=rows_total,
+        desc=name,
+        unit="row",
+        file=stream,
+        dynamic_ncols=has_width,
+        ncols=None if has_width else UNKNOWN_WIDTH,
+        nrows=None if has_width else UNKNOWN_HEIGHT,
+        mininterval=0.2,
+    )
 
 
 def _move(bar: "tqdm[NoReturn]", progress: Progress) -> None:
