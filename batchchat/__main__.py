@@ -3,21 +3,39 @@
 import os
 import sys
 
+TYPE_CHECKING = False  # as in `typing`, which is not imported for the sake of `--help`
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-def main() -> None:
-    """Run the command line."""
+
+def main() -> "NoReturn":
+    """Run the command line, and leave with its exit code."""
     if sys.argv[1:] in (["-h"], ["--help"]):
         from batchchat.usage import USAGE
 
-        try:
-            sys.stdout.write(USAGE)
-            sys.stdout.flush()
-        except BrokenPipeError:  # the reader has seen enough; the interpreter must not try to flush again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
+        _leave(0, USAGE)
     from batchchat.cli import main as run_command
 
-    run_command(prog_name="batchchat")
+    try:
+        run_command(prog_name="batchchat")
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    _leave(0)
+
+
+def _leave(code: int, last_words: str = "") -> "NoReturn":
+    """Write the last words to standard output, and leave without taking the interpreter down piece by piece.
+
+    pyarrow's threads may still let go of Python objects at that moment, which ends in an abort now and then.
+    """
+    for stream, text in ((sys.stdout, last_words), (sys.stderr, "")):
+        try:
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
+        except OSError:  # full, or the reader has seen enough
+            code = code or 1
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from batchchat.send.transport import Transport
 if TYPE_CHECKING:
     from batchchat.show.progress import Observer
 
-_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSwitch:
@@ -87,6 +87,7 @@ class Asking:
             Concurrency(limits.concurrency, asyncio.get_running_loop().time()),
             limits.max_attempts,
             limits.grace_s,
+            model_varies="{{" in self._job.request.model or "{%" in self._job.request.model,
         )
         store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
         schedule = Schedule(feed, store, transport.send, pacing, observe)
@@ -115,8 +116,8 @@ def _stopped_by_signals(schedule: Schedule) -> Iterator[None]:
         return
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number, exit_code in _SIGNALS.items():
-        loop.add_signal_handler(number, schedule.stop, InterruptedRunError(f"stopped by {number.name}", exit_code))
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, schedule.stop, InterruptedRunError(number))
     try:
         yield
     finally:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,10 @@ from batchchat.errors import (
     EXIT_ANSWERED,
     EXIT_ROWS_FAILED,
     BatchchatError,
-    InterruptedRunError,
     JobError,
     OutputError,
     Problem,
+    StopSignal,
 )
 from batchchat.usage import USAGE
 
@@ -55,9 +54,9 @@ class Commands(click.Group):
             if error.is_resumable:
                 _say("Everything answered so far is kept; run the same command to go on.")
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopSignal) as stop:
             _complain("interrupted")
-            ctx.exit(EXIT_SIGINT)
+            ctx.exit(128 + stop.number if isinstance(stop, StopSignal) else EXIT_SIGINT)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -193,7 +192,7 @@ def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
     if is_json:
         _print_object(show.as_object(found))
     else:
-        click.echo(show.as_text(found))
+        _print(show.as_text(found))
 
 
 @main.command()
@@ -268,7 +267,7 @@ def serve(
         credits=credit_count,
         log_path=log_path,
     )
-    serve_forever(settings, port, click.echo)
+    serve_forever(settings, port, _print)
 
 
 def _load(
@@ -301,16 +300,15 @@ def _key_to_ask_for(name: str | None) -> str | None:
 
 
 def _let_signals_raise() -> None:
-    """Let SIGINT and SIGTERM end the command by an exception, so that temporary files go."""
+    """Let the first SIGINT or SIGTERM end the command by an exception, so that temporary files go."""
 
-    def raising(exit_code: int) -> Callable[[int, FrameType | None], None]:
-        def handler(number: int, _: FrameType | None) -> None:
-            raise InterruptedRunError(f"stopped by {signal.Signals(number).name}", exit_code)
+    def handler(number: int, _: FrameType | None) -> None:
+        for later in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(later, signal.SIG_IGN)  # a second one must not interrupt the tidying up
+        raise StopSignal(number)
 
-        return handler
-
-    signal.signal(signal.SIGINT, raising(EXIT_SIGINT))
-    signal.signal(signal.SIGTERM, raising(EXIT_SIGTERM))
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _raise_file_limit() -> None:
@@ -329,9 +327,13 @@ def _print_object(value: Any, *, indent: bool = False) -> None:
     from batchchat.show.printable import printable
 
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    _print(printable(text) if sys.stdout is not None and sys.stdout.isatty() else text)
+
+
+def _print(text: str) -> None:
+    """Write to standard output, as UTF-8 whatever the locale says: it is data."""
     try:
-        click.echo(printable(text) if is_terminal else text)
+        click.echo(text.encode())
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -9,6 +9,7 @@ A row's problem is never an exception: it is a `batchchat.records.Failure` and a
      │   ├─ InputError             the input cannot be found or read
      │   └─ OutputError            the output cannot be written, or would overwrite something
      ├─ CheckpointError       3    the checkpoint cannot be used
+     │   ├─ CheckpointMissingError there is none to read
      │   ├─ CheckpointLockedError  a live run holds it
      │   ├─ CheckpointDamagedError it is not readable as a checkpoint
      │   └─ CheckpointNewerError   a newer batchchat wrote it
@@ -20,6 +21,7 @@ Exit 0: every row answered. Exit 1: finished, some rows failed. After 3, 4, 130 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -100,6 +102,12 @@ class CheckpointError(BatchchatError):
     is_resumable = True
 
 
+class CheckpointMissingError(CheckpointError):
+    """There is no checkpoint to read."""
+
+    is_resumable = False
+
+
 class CheckpointLockedError(CheckpointError):
     """Another live run holds the checkpoint."""
 
@@ -126,12 +134,20 @@ class EndpointRefusedError(BatchchatError):
     is_resumable = True
 
 
+class StopSignal(BaseException):
+    """Raised by a signal's handler, wherever the program is just then; `except Exception` must let it through."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
+
+
 class InterruptedRunError(BatchchatError):
     """A signal stopped the run; everything answered is kept."""
 
     outcome = "interrupted"
     is_resumable = True
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number

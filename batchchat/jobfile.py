@@ -99,6 +99,9 @@ def _checked(
     if not isinstance(data, dict):
         raise _single(label, "is not a job: a job file is a mapping with the keys input, output and request")
     data.setdefault("name", stem)
+    for section in ("input", "output", "checkpoint", "endpoint", "limits"):
+        if section in data and data[section] is None:
+            del data[section]  # all of its keys are commented out
     _override(data, positions, overrides)
     _resolve_paths(data, base)
     job = _validated(data, positions, label)

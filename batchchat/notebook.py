@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
+import signal
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,22 +48,15 @@ def _is_in_event_loop() -> bool:
 
 def _in_own_thread(call: Callable[[], pl.DataFrame], stop_switch: StopSwitch) -> pl.DataFrame:
     """Call in a thread of its own, which can have its own event loop; an interrupt of this one stops the run."""
-    results: list[pl.DataFrame] = []
-    errors: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # raised again in the thread that waits
-            errors.append(error)
-
-    thread = threading.Thread(target=target, name="batchchat")
-    thread.start()
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            stop_switch.stop(InterruptedRunError("stopped by SIGINT", 130))
-    if errors:
-        raise errors[0]
-    return results[0]
+    with ThreadPoolExecutor(1, "batchchat") as thread:
+        future = thread.submit(call)
+        is_interrupted = False
+        while not future.done():
+            try:
+                wait([future])
+            except KeyboardInterrupt:
+                is_interrupted = True
+                stop_switch.stop(InterruptedRunError(signal.SIGINT))
+        if is_interrupted and future.exception() is None:
+            raise InterruptedRunError(signal.SIGINT)  # it came while the output was being written
+        return future.result()

@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from batchchat.asking import Asking, StopSwitch
-from batchchat.errors import BatchchatError, InputError, JobError, Problem, TemplateError
+from batchchat.errors import (
+    BatchchatError,
+    InputError,
+    InterruptedRunError,
+    JobError,
+    OutputError,
+    Problem,
+    StopSignal,
+    TemplateError,
+)
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint, prepare_folder, set_aside
+from batchchat.keep.checkpoint import Checkpoint, open_checkpoint, own_files, prepare_folder, set_aside
 from batchchat.keep.lock import locked
 from batchchat.prompt.request import Prompt, compile_prompt
+from batchchat.read.location import would_read
 from batchchat.read.source import Source, frame_source, open_source
 from batchchat.records import Batch, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Row, RunSummary
 from batchchat.show.progress import shown
@@ -83,10 +93,15 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
             with shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe:
                 asking.ask(chunks(plan), observe, options.stop_switch)
             write_output(plan, checkpoint, [target for target in (first_rows, collector) if target])
-        except BatchchatError as error:
+        except (BatchchatError, StopSignal) as stop:
+            error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop
             checkpoint.end_run(str(error))
             summary = _summary(plan, asking.progress, before.lost_in_flight if before else 0, started_at)
             error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None)
+            error.is_resumable = True
+            raise error from (stop if stop is not error else None)
+        except Exception as error:
+            checkpoint.end_run(f"internal error: {error}")
             raise
         checkpoint.end_run("finished")
         summary = _summary(plan, asking.progress, before.lost_in_flight if before else 0, started_at)
@@ -133,10 +148,28 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None)
     except TemplateError as error:
         raise loaded.locate(error) from error
     output = plan_output(source.columns, keep=job.output.keep, rename=job.output.columns, prefix=job.output.prefix)
+    assert job.checkpoint.path is not None
     if job.output.path is not None:
         check_output(job.output.path, source.files)
+    _check_places(job, source)
+    # One file has one lock, by whatever link it is reached.
+    return Plan(job, source, prompt, output, Path(os.path.realpath(job.checkpoint.path)))
+
+
+def _check_places(job: Job, source: Source) -> None:
+    """Refuse a checkpoint that is the output or an input file, and an output that the next run would read as input."""
     assert job.checkpoint.path is not None
-    return Plan(job, source, prompt, output, job.checkpoint.path)
+    taken = {os.path.realpath(path): path for path in (*source.files, *filter(None, [job.output.path]))}
+    for path in own_files(job.checkpoint.path):
+        if os.path.realpath(path) in taken:
+            message = f"checkpoint.path: {path} is a file of the input or the output; name another"
+            raise OutputError(message)
+    output, read = job.output.path, job.input.path
+    if output is not None and read is not None and source.files and would_read(read, output):
+        message = (
+            f"{output} is among the files that input.path names, so the next run would read it; write it elsewhere"
+        )
+        raise OutputError(message)
 
 
 def _source(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None) -> Source:

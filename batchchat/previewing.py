@@ -22,7 +22,8 @@ def preview(loaded: LoadedJob, count: int, *, sends: bool) -> list[dict[str, Any
     plan = pipeline.prepare(loaded)
     rows = list(islice(pipeline.prepared_rows(plan), count))
     outcomes = _send(loaded, plan, rows) if sends else {}
-    url = f"{plan.job.endpoint.resolved_base_url}/chat/completions"
+    endpoint = plan.job.endpoint
+    url = "the embedded endpoint" if endpoint.is_embedded else f"{endpoint.resolved_base_url}/chat/completions"
     return [_shown(url, row, made, outcomes) for row, made in rows]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.keep.checkpoint import exists, open_checkpoint
 from batchchat.keep.lock import is_locked
 from batchchat.records import JobStatus, RunRecord
 
@@ -14,10 +14,12 @@ def job_status(loaded: LoadedJob) -> JobStatus:
     """Read a job's status; takes no lock and changes nothing.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it cannot be read.
+        CheckpointError: it cannot be read.
     """
     path = loaded.job.checkpoint.path
     assert path is not None
+    if not exists(path):
+        return JobStatus(loaded.job.name, str(path), _state(None, is_live=False), None, 0, ())
     with open_checkpoint(path, is_read_only=True) as checkpoint:
         run = checkpoint.last_run()
         return JobStatus(

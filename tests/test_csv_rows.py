@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.errors import InputError
+from batchchat.prompt.environment import as_text
 from batchchat.read.source import open_source
 
 
@@ -186,3 +187,23 @@ def test_csv_cells_come_back_exactly(rows: list[tuple[str, str]], end: str) -> N
                     assert value == (type(value)(cell) if isinstance(value, int | float | str) else None) or (
                         cell in ("true", "false")
                     )
+
+
+def test_number_cells_print_as_they_stand(tmp_path: Path) -> None:
+    """3.10 is a number in a template, and 3.10 in its text; 3 stays 3 beside a fraction."""
+    (tmp_path / "t.csv").write_text("n,v\na,3.10\na,3\na,3.1\na,\na,-2e3\n")
+    values = [row.values["v"] for batch in open_source(tmp_path / "t.csv").batches() for row in batch.rows]
+    assert [None if value is None else str(value) for value in values] == ["3.10", "3", "3.1", None, "-2e3"]
+    assert [value for value in values if value is not None] == [3.1, 3, 3.1, -2000.0]
+
+
+@given(st.lists(st.from_regex(r"-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,4})?|n/a|true|", fullmatch=True), min_size=2))
+def test_row_below_changes_no_text_above(tmp_path_factory: pytest.TempPathFactory, cells: list[str]) -> None:
+    """What a cell looks like in a prompt depends on the cell alone, or a new row would ask the others again."""
+    path = tmp_path_factory.mktemp("t") / "t.csv"
+    prompts = []
+    for shown in (cells[:-1], cells):
+        path.write_text("n,v\n" + "".join(f"x,{cell}\n" for cell in shown))
+        rows = [row.values["v"] for batch in open_source(path).batches() for row in batch.rows]
+        prompts.append([as_text(value) for value in rows][: len(cells) - 1])
+    assert [str(text) for text in prompts[0]] == [str(text) for text in prompts[1]]

@@ -68,17 +68,19 @@ def test_exit_codes_are_the_contract() -> None:
         "CheckpointError": 3,
         "CheckpointLockedError": 3,
         "CheckpointDamagedError": 3,
+        "CheckpointMissingError": 3,
         "CheckpointNewerError": 3,
         "EndpointRefusedError": 4,
         "InterruptedRunError": 2,
     }
 
 
-@pytest.mark.parametrize("code", [130, 143])
-def test_interruption_carries_its_signals_code(code: int) -> None:
+@pytest.mark.parametrize(("number", "name", "code"), [(2, "SIGINT", 130), (15, "SIGTERM", 143)])
+def test_interruption_carries_its_signals_code(number: int, name: str, code: int) -> None:
     """The signal decides the exit code, on the exception and not on its class."""
-    error = InterruptedRunError("stopped", code)
-    assert (error.exit_code, error.outcome, str(error), error.summary) == (code, "interrupted", "stopped", None)
+    error = InterruptedRunError(number)
+    found = (error.exit_code, error.outcome, str(error), error.summary)
+    assert found == (code, "interrupted", f"stopped by {name}", None)
     assert InterruptedRunError.exit_code == 2
 
 

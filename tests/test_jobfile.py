@@ -146,7 +146,7 @@ def test_all_problems_come_at_once_in_file_order(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("limits:\n", "limits: must be a mapping (key: value); found None"),
+        ("limits: 5\n", "limits: must be a mapping (key: value); found 5"),
         ("input: [a]\n", "input: must be a mapping (key: value); found ['a']"),
         ("input: {path: 5}\n", "input.path: must be a path; found 5"),
         ("input: {path: ''}\n", "input.path: must not be empty; found ''"),

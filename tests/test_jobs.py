@@ -43,7 +43,9 @@ def test_triage_labels_tickets_and_leaves_their_columns_alone(tmp_path: Path) ->
 
 def test_injection_in_a_ticket_changes_nothing(tmp_path: Path) -> None:
     """Row data is data: a ticket with template marks or instructions is sent as it is, and labelled like the others."""
-    ended = batchchat("preview", ROOT / "jobs" / "triage.yaml", "-n", "200")
+    output = f"output.path={tmp_path / 'out.parquet'}"
+    ended = batchchat("preview", ROOT / "jobs" / "triage.yaml", "-n", "200", "--set", output)
+    assert ended.code == 0, ended.stderr
     bodies = [message["messages"][1]["content"] for message in _requests(ended.stdout)]
     tickets = pl.read_csv(ROOT / "sample_data" / "tickets.csv")
     for body, subject, text in zip(bodies, tickets["subject"], tickets["body"], strict=True):

@@ -1,6 +1,7 @@
 """JSONL: values as they are, one schema over the whole file, and every bad line found when the file is opened."""
 
 import gzip
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,7 +47,7 @@ def _error(path: Path, *lines: str | bytes) -> str:
         ),
         (['{"a": 1}', '"x"'], pl.String(), ['{"a":1}', "x"]),
         (["9223372036854775808", "1"], pl.String(), ["9223372036854775808", "1"]),
-        (["123456789012345678901234567890"], pl.Float64(), [123456789012345678901234567890.0]),
+        (["123456789012345678901234567890"], pl.String(), ["123456789012345678901234567890"]),
     ],
 )
 def test_column_gets_one_dtype_for_all_lines(
@@ -57,7 +58,7 @@ def test_column_gets_one_dtype_for_all_lines(
     (batch,) = source.batches()
     assert source.schema["v"] == dtype
     assert batch.frame["v"].to_list() == cells
-    natural = [orjson.loads(value) for value in values]
+    natural = [json.loads(value) for value in values]
     assert [row.values["v"] for row in batch.rows] == natural
     assert batch.json_rows == [{"v": value} for value in natural]
 

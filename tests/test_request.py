@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchchat.errors import StopSignal
 from batchchat.jobfile import load_job
 from batchchat.prompt.request import KEY_BYTES, Prompt, compile_prompt
 from batchchat.records import ChatRequest, Failure, Row
@@ -260,3 +261,20 @@ def test_any_value_is_a_request_or_a_failure(value: object) -> None:
     whole = _prompt({**BODY, "p": "{{ x }}"})
     for made in (prompt.request(Row(1, {"x": value}, "1")), whole.request(Row(1, {"x": value}, "1"))):
         assert isinstance(made, (ChatRequest, Failure))
+
+
+def test_signal_in_the_middle_of_a_template_is_no_row_failure() -> None:
+    """A signal's exception goes through: the run must stop, not blame the row."""
+
+    class Interrupting:
+        def __str__(self) -> str:
+            raise StopSignal(15)
+
+    prompt = compile_prompt(
+        {"model": "m", "messages": [{"role": "user", "content": "a{{ x ~ '' }}"}]},
+        ["x"],
+        endpoint_name="e",
+        dedupe=True,
+    )
+    with pytest.raises(StopSignal):
+        prompt.request(Row(1, {"x": Interrupting()}, "1"))

@@ -2,8 +2,13 @@
 
 import asyncio
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +20,8 @@ from batchchat.errors import EndpointRefusedError
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from batchchat.write.columns import COLUMNS
+from tests.running import ROOT, ledger, write_csv, write_job
 from tests.running import batchchat as command
-from tests.running import ledger, write_csv, write_job
 
 KEY = "canary-key-0123456789"
 
@@ -184,6 +189,124 @@ def test_requests_per_minute_are_spread_evenly(rows: Path) -> None:
     times = [entry["at"] for entry in ledger(log)]
     assert 3.8 <= times[-1] - times[0] <= 6
     assert times[10] - times[0] >= 0.8
+
+
+class OneBadRow:
+    """An endpoint that answers all but the rows with `bad` in their text, which always get one status and body."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        answer = b'{"choices":[{"message":{"content":"fine"},"finish_reason":"stop"}]}'
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                text = self.rfile.read(int(self.headers["content-length"]))
+                is_bad = b"bad" in text
+                self.send_response(status if is_bad else 200)
+                content = body if is_bad else answer
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the standard library's name
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self.base_url
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (429, b'{"error":{"message":"Rate limit reached"}}', "rate_limit"),
+        (429, b'{"error":{"message":"Request too large for gpt-4o on tokens per min"}}', "too_large"),
+        (403, b'{"error":{"code":403,"message":"Flagged","metadata":{"reasons":["violence"]}}}', "content_filter"),
+        (200, b"<html>not a reply</html>", "protocol"),
+        (200, b'{"choices":[]}', "empty_reply"),
+        (400, b'{"error":{"message":"429 rate limit, insufficient_quota, model not found"}}', "bad_request"),
+    ],
+)
+def test_one_bad_row_fails_alone_run_after_run(status: int, body: bytes, kind: str, rows: Path) -> None:
+    """Whatever one row meets, the others are answered beside it, and the next run writes the output too."""
+    write_csv(rows / "rows.csv", [f"text {number}" for number in range(60)] + ["bad"] + ["more"] * 3)
+    with OneBadRow(status, body) as base_url:
+        job = write_job(rows, endpoint={"base_url": base_url}, limits={"max_attempts": 2, "concurrency": 2})
+        if kind != "rate_limit":
+            assert [command("run", job).code for _ in range(2)] == [1, 1]
+            table = pl.read_parquet(rows / "out.parquet")
+            assert table["error_kind"].to_list() == [None] * 60 + [kind] + [None] * 3
+        else:  # it is given up only after a while; until then the others must have passed
+            ended = command("run", job, "--quiet", "--json", "--set", "input.where=text <> 'bad'")
+            assert ended.code == 0
+
+
+def test_checkpoint_over_the_output_is_refused(rows: Path) -> None:
+    """Answers that were paid for are not written over by the table."""
+    refused = command("run", write_job(rows, checkpoint={"path": "out.parquet"}))
+    assert refused.code == 2
+    assert "checkpoint.path" in refused.stderr
+
+
+@pytest.mark.parametrize("path", ["*.csv", "."])
+def test_output_that_the_next_run_would_read_is_refused(path: str, rows: Path) -> None:
+    """A nightly job must not read its own output the second night."""
+    refused = command("run", write_job(rows, input={"path": path, "format": "csv"}, output={"path": "out.csv"}))
+    assert refused.code == 2
+    assert "would read it" in refused.stderr
+
+
+def test_columns_named_like_patterns_come_out(rows: Path) -> None:
+    """`^t.*$` is a legal name, and only a name."""
+    (rows / "rows.csv").write_text("^t.*$,text,tex\na,b,c\n")
+    assert command("run", write_job(rows, output={"path": "out.csv"})).code == 0
+    assert (rows / "out.csv").read_text().splitlines()[0].startswith("^t.*$,text,tex,completion,")
+
+
+def test_huge_integers_are_sent_and_written_as_they_are(rows: Path) -> None:
+    """An identifier of thirty digits is not rounded on its way."""
+    (rows / "rows.jsonl").write_text('{"text": 123456789012345678901234567890}\n')
+    job = write_job(rows, input={"path": "rows.jsonl"}, output={"path": "out.jsonl"})
+    assert "Repeat: 123456789012345678901234567890" in command("preview", job).stdout
+    assert command("run", job).code == 0
+    assert (rows / "out.jsonl").read_text().startswith('{"text":123456789012345678901234567890,')
+
+
+NOTEBOOK = """
+import asyncio, signal, sys, threading, batchchat
+
+async def cell():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a notebook's kernel has it
+    batchchat.run(sys.argv[1])
+
+try:
+    asyncio.run(cell())
+except BaseException as error:
+    print(type(error).__name__, [thread.name for thread in threading.enumerate() if thread.name.startswith("batch")])
+"""
+
+
+def test_notebook_interrupt_stops_the_run_and_frees_the_checkpoint(rows: Path) -> None:
+    """Ctrl-C in a notebook's cell stops the run in its thread; nothing goes on behind it."""
+    with EmbeddedEndpoint(ServeSettings(latency_s=0.5)) as endpoint:
+        job = write_job(rows, endpoint={"base_url": endpoint.base_url}, limits={"concurrency": 2})
+        with subprocess.Popen(
+            [sys.executable, "-c", NOTEBOOK, job], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as process:
+            while '"state":"running"' not in command("status", job, "--json").stdout:
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            stdout, _ = process.communicate(timeout=30)
+    assert stdout == "InterruptedRunError []\n"
+    assert "stopped" in command("status", job).stdout
 
 
 def _checkpoint(version: int, application: int) -> bytes:

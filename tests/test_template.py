@@ -535,7 +535,7 @@ def test_json_can_be_indented() -> None:
 
 def test_as_text_leaves_numbers_to_jinja() -> None:
     """Only what Python would print oddly is changed."""
-    assert (as_text(5), as_text(True), as_text(D("1.50")), as_text((1, 2))) == (5, True, D("1.50"), "[1, 2]")
+    assert (as_text(5), as_text(True), as_text(D("1.50")), as_text((1, 2))) == (5, "true", D("1.50"), "[1, 2]")
 
 
 def test_json_value_knows_what_orjson_does_not() -> None:

@@ -328,7 +328,7 @@ def test_broken_encoding_is_a_protocol_failure() -> None:
     failure = outcome_of(script)
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.is_outcome_unknown) == ("protocol", True)
-    assert failure.message.startswith("the reply's content encoding is broken: ")
+    assert failure.message.startswith("the reply cannot be read: ")
 
 
 def test_dribbling_reply_meets_the_deadline() -> None:

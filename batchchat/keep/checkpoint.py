@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointNewerError
+from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointMissingError, CheckpointNewerError
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from batchchat.records import (
     Answer,
@@ -98,7 +98,7 @@ class Checkpoint:
             for key in keys:
                 if run("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
                     found[key] = True
-                elif run(f"SELECT 1 FROM failures WHERE key = ? AND {stands}", (key, self._run)).fetchone():  # noqa: S608
+                elif run(f"SELECT 1 FROM failures WHERE key = ? AND {stands}", (key, self._run or -1)).fetchone():  # noqa: S608
                     found[key] = False
             return found
 
@@ -190,10 +190,10 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
         CheckpointNewerError: a newer batchchat wrote it.
         CheckpointError: it is not there (read only), or the system refuses it.
     """
-    if is_read_only and not path.exists():
+    if is_read_only and not exists(path):
         message = f"{path}: there is no checkpoint; `batchchat run` makes one"
-        raise CheckpointError(message)
-    if not is_read_only and not path.exists():
+        raise CheckpointMissingError(message)
+    if not is_read_only and not exists(path):
         _create(path)
     with _translated(path):
         mode = _mode(path) if is_read_only else "mode=rw"
@@ -212,6 +212,24 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
     finally:
         with _translated(path):
             connection.close()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file at `path`.
+
+    Raises:
+        CheckpointError: the folder may not be looked into.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        message = f"{path}: the checkpoint cannot be reached: {error.strerror}"
+        raise CheckpointError(message) from error
+
+
+def own_files(path: Path) -> list[Path]:
+    """Return the files that a checkpoint at `path` is made of."""
+    return [path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", ".lock"))]
 
 
 def prepare_folder(path: Path) -> None:

@@ -34,12 +34,14 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
 
 
 def as_text(value: Any) -> Any:
-    """Return what a value looks like inside text: null as nothing, lists and structs as JSON, dates as ISO 8601.
+    """Return what a value looks like inside text: null as nothing, what JSON has as JSON, dates as ISO 8601.
 
     Raises:
         ValueError: a binary value that is not UTF-8 text; or no value at all but a function, a generator or the like,
             whose text would be its address in memory and so another request each time.
     """
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, (str, Undefined, *_PLAIN_TYPES)):
         return value  # an Undefined says by itself what is missing, when Jinja makes text of it
     if value is None:
@@ -88,6 +90,8 @@ def json_value(value: Any) -> Any:
         return orjson.Fragment(format(value, "f"))
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
+    if isinstance(value, float):
+        return float(value)  # a subclass, such as the number of a CSV cell
     if isinstance(value, bytes):
         return _decoded(value)
     message = f"a value of type {type(value).__name__} cannot stand in a request"

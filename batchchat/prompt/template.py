@@ -148,12 +148,19 @@ class _Compiler:
         loaded = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
         hidden = loaded & self.columns & set(self.environment.globals)
         names = (find_undeclared_variables(tree) - (own - self.columns)) | hidden
-        for name, line in self._row_lookups(tree):
+        for name, line in self._row_lookups(tree, path):
             self._require(name, line, path)
         for name in sorted(names - {ROW}):
             self._require(name, _line_of(tree, name), path)
 
-    def _row_lookups(self, tree: nodes.Template) -> Iterator[tuple[str, int]]:
+    def _refuse_hidden_column(self, tree: nodes.Template, path: ValuePath) -> None:
+        if ROW in self.columns:
+            message = (
+                f'the input has a column "{ROW}"; write `{{{{ {ROW}["{ROW}"] }}}}` for it: `{ROW}` is the whole row'
+            )
+            raise TemplateError(path, _line_of(tree, ROW), message)
+
+    def _row_lookups(self, tree: nodes.Template, path: ValuePath) -> Iterator[tuple[str, int]]:
         """Yield the columns named by `row["x"]` and `row.x`; any other use of `row` may read every column."""
         named = 0
         for field in tree.find_all(nodes.Getattr):
@@ -165,6 +172,7 @@ class _Compiler:
                 named += 1
                 yield str(item.arg.value), item.lineno
         if sum(node.name == ROW for node in tree.find_all(nodes.Name)) > named:
+            self._refuse_hidden_column(tree, path)
             self.uses_whole_row = True
 
     def _require(self, name: str, line: int, path: ValuePath) -> None:

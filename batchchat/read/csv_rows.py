@@ -104,20 +104,24 @@ def _blocks(file: Path, header: list[str], names: list[str]) -> Iterator[pa.Reco
     for block_bytes in (first_bytes, *_BLOCK_BYTES[1:]):
         ragged: list[pa_csv.InvalidRow] = []
         seen = 0
+        is_whole = False
         try:
+            # To the very end, past the end marker, so that pyarrow's own thread has nothing left to read.
             for block in _parsed(file, header, names, block_bytes, ragged):
                 new = block.slice(max(delivered - seen, 0))
                 seen += block.num_rows
                 delivered = max(delivered, seen)
-                if new.num_rows and new.column(0)[-1].as_py() == _END_CELL:
-                    yield new.slice(0, new.num_rows - 1)
-                    return
-                yield new
+                if not new.num_rows:
+                    continue
+                is_whole = new.column(0)[-1].as_py() == _END_CELL
+                yield new.slice(0, new.num_rows - 1) if is_whole else new
         except pa.ArrowInvalid as error:
             # Anything else is a row that does not fit in a block.
             if (row_error := _row_error(file, header, ragged, str(error))) is not None:
                 raise row_error from error
         else:
+            if is_whole:
+                return
             break
     message = (
         f"{file}: row {delivered} or one after it opens a quote that is never closed, or is larger than "
@@ -134,8 +138,12 @@ def _parsed(
         return "error"
 
     end = "\n" + ",".join([_END_CELL] * len(header)) + "\n"
-    with reading(file, "CSV", but=pa.ArrowInvalid), open_bytes_with_end(file, end.encode()) as stream:
-        yield from _reader(stream, header, names, block_bytes, note)
+    with (
+        reading(file, "CSV", but=pa.ArrowInvalid),
+        open_bytes_with_end(file, end.encode()) as stream,
+        _reader(stream, header, names, block_bytes, note) as reader,
+    ):
+        yield from reader
 
 
 def _reader(

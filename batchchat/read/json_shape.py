@@ -5,11 +5,11 @@ item. What does not go together, and integers beyond 64 bits with a sign, is "mi
 Shapes are frozen; it knows no file and no row.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import orjson
 import polars as pl
 
 Scalar: TypeAlias = Literal["null", "boolean", "integer", "float", "string", "mixed"]
@@ -98,7 +98,7 @@ def conformed(value: Any, shape: Shape) -> Any:
     if isinstance(shape, ObjectShape) and shape.fields:
         return {name: conformed(value.get(name), field) for name, field in shape.fields.items()}
     if shape == "mixed" or isinstance(shape, ObjectShape):
-        return value if isinstance(value, str) else orjson.dumps(value).decode()
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return float(value) if shape == "float" else value
 
 

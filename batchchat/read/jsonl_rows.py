@@ -4,6 +4,8 @@ One JSON object a line; blank lines are skipped, a key that a line does not have
 so that their dtypes are found together. It does not know conditions, limits or row names.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +21,7 @@ from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table
 
 _KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 _EXPECTED = "each line must be one JSON object"
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -86,6 +89,8 @@ def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _object(text: bytes, file: Path, number: int) -> dict[str, Any]:
     try:
         value = orjson.loads(text)
+        if _LONG_NUMBER.search(text):
+            value = json.loads(text)  # orjson makes floats of integers beyond 64 bits
     except orjson.JSONDecodeError as error:
         reason = f"{error.msg}, at character {error.pos + 1}"
         message = f"{file}:{number}: not valid JSON ({reason}); {_EXPECTED}"

@@ -4,6 +4,7 @@ What passes in is a file, a glob or a folder; what comes out are existing files 
 `input.format`. It looks at names only and does not know what is in a file.
 """
 
+import fnmatch
 import glob
 import os
 import re
@@ -44,6 +45,17 @@ def input_files(path: Path, format: str | None) -> tuple[tuple[Path, ...], str]:
     if format is not None:
         return files, format
     return files, _common_format(path, files)
+
+
+def would_read(path: Path, other: Path) -> bool:
+    """Whether `path`, a folder or a glob, names the file `other` too, be it there or not."""
+    if path.is_dir():
+        inside = Path(os.path.realpath(other)).is_relative_to(os.path.realpath(path))
+        return inside and suffix_format(other) is not None
+    if path.exists():
+        return False
+    has_as_many_parts = len(path.parts) == len(other.parts) or "**" in path.parts
+    return has_as_many_parts and fnmatch.fnmatch(str(other), str(path))
 
 
 def suffix_format(path: Path) -> str | None:

@@ -14,6 +14,7 @@ import polars as pl
 
 from batchchat.errors import InputError
 from batchchat.read.arrow_rows import arrow_table, parquet_table
+from batchchat.read.cell import number
 from batchchat.read.condition import condition_error, first_line, row_condition
 from batchchat.read.csv_rows import csv_table
 from batchchat.read.jsonl_rows import jsonl_table
@@ -65,15 +66,18 @@ class Source:
         self._check_unchanged()
         delivered = 0
         id_column = self._selection.id_column
-        for chunk, numbers in _rows(self._table, self._selection, {*names, id_column or ""}):
-            delivered += chunk.height
-            row_names = _row_names(chunk, numbers, id_column)
-            yield _batch(chunk, numbers, row_names, names, is_narrowed=len(names) < len(self.columns))
-        self._check_unchanged()
-        assert delivered == self.total_rows
+        try:
+            for chunk, numbers in _rows(self._table, self._selection, {*names, id_column or ""}):
+                delivered += chunk.height
+                row_names = _row_names(chunk, numbers, id_column)
+                yield _batch(chunk, numbers, row_names, names, is_narrowed=len(names) < len(self.columns))
+        except Exception:
+            self._check_unchanged()  # what does not fit the schema any more was written since
+            raise
+        self._check_unchanged(is_whole=delivered == self.total_rows)
 
-    def _check_unchanged(self) -> None:
-        if _versions(self.files) != self._versions:
+    def _check_unchanged(self, *, is_whole: bool = True) -> None:
+        if not is_whole or _versions(self.files) != self._versions:
             message = (
                 f"the input in {self.files[0].parent} changed after it was checked; run again, and leave it alone then"
             )
@@ -99,18 +103,24 @@ def open_source(
 
 
 def frame_source(
-    frame: pl.DataFrame | pl.LazyFrame,
+    frame: object,
     *,
     where: str | None = None,
     limit: int | None = None,
     id_column: str | None = None,
 ) -> Source:
     """Return the rows of a frame as a Source; a LazyFrame is collected. Raises InputError as `open_source` does."""
+    if not isinstance(frame, pl.DataFrame | pl.LazyFrame):
+        message = f"frame is a {type(frame).__name__}; it must be a polars DataFrame or LazyFrame"
+        raise InputError(message)
     try:
         collected = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
     except pl.exceptions.PolarsError as error:
         message = f"the frame cannot be collected: {first_line(error)}"
         raise InputError(message) from error
+    if not collected.width:
+        message = "the frame has no columns"
+        raise InputError(message)
     table = Table(collected.schema, collected.height, partial(_frame_chunks, collected))
     return _source(table, (), (), where=where, limit=limit, id_column=id_column)
 
@@ -196,7 +206,24 @@ def _values(chunk: Chunk, frame: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
     """Return the chunk's rows as natural Python values, of the frame's columns only."""
     if chunk.json_rows is not None:
         return [{name: row.get(name) for name in frame.columns} for row in chunk.json_rows]
+    if chunk.csv_text is not None and pl.Float64 in frame.dtypes:
+        return _csv_values(frame, chunk.csv_text)
     return frame.rows(named=True) if frame.width else [{}] * chunk.height
+
+
+def _csv_values(frame: pl.DataFrame, csv_text: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
+    """Return the rows with numbers that print as their cells do.
+
+    3.10 must not become 3.1 in a prompt, nor 3 become 3.0 because some other row has a fraction: the same cell would
+    make another request when a row is added.
+    """
+    columns: list[Sequence[Any]] = []
+    for column in frame:
+        if column.dtype == pl.Float64:
+            columns.append([None if cell is None else number(cell) for cell in csv_text.get_column(column.name)])
+        else:
+            columns.append(column.to_list())
+    return [dict(zip(frame.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _check_column(name: str, schema: pl.Schema, what: str) -> None:

@@ -43,9 +43,11 @@ CONTENT_CODES = frozenset(
 CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 
 _MODEL_WORDS = re.compile(
-    r"Model not found: |You must specify a model to call$|The model \S{1,200} does not exist"
+    r"Model not found: \S{1,200}$|You must specify a model to call$|The model \S{1,200} does not exist"
     r"|\S{1,200} is not a valid model ID$|Invalid model: |model ['\"]\S{1,200}['\"] not found"
 )
+_KEY_WORDS = re.compile(r"API key not valid\b")
+_SIZE_WORDS = re.compile(r"Request too large for \S")
 _CONTEXT_WORDS = re.compile(
     r"maximum context length is|exceeds the available context size|input tokens exceed the configured limit"
     r"|exceeds the maximum number of tokens allowed|maximum input length is|max_new_tokens. must be"
@@ -83,6 +85,8 @@ def kind_of(status: int, codes: frozenset[str], message: str) -> str:
         return _refusal_kind(status, codes, message[:_WORDS_READ])
     if 300 <= status < 400:
         return "not_found"
+    if status == 429 and _SIZE_WORDS.match(message):
+        return "too_large"  # above the whole limit: no wait makes room for it
     if status in _KIND_BY_STATUS:
         return _KIND_BY_STATUS[status]
     return "server" if status >= 500 or status in (409, 425) else "bad_request"
@@ -91,6 +95,8 @@ def kind_of(status: int, codes: frozenset[str], message: str) -> str:
 def _refusal_kind(status: int, codes: frozenset[str], sentence: str) -> str:
     if codes & MODEL_CODES or _MODEL_WORDS.match(sentence):
         return "not_found"
+    if status == 400 and _KEY_WORDS.match(sentence):
+        return "auth"
     if codes & CONTENT_CODES:
         return "content_filter"
     if codes & CONTEXT_CODES or _CONTEXT_WORDS.search(sentence):

@@ -15,6 +15,7 @@ class Gate:
     troubled_since: float = math.inf
     opens_at: float = -math.inf
     _closed_at: float = -math.inf
+    _reopened_at: float = -math.inf
 
     def is_new_burst(self, started_at: float) -> bool:
         """Whether trouble of a request that started at `started_at` is news."""
@@ -24,12 +25,18 @@ class Gate:
         """Close until `now + wait_s`; a later reply of the same burst can only lengthen the wait."""
         if is_new:
             self.burst_count += 1
-            self._closed_at = now
+            self._closed_at, self._reopened_at = now, self.opens_at
         self.troubled_since = min(self.troubled_since, now)
         self.opens_at = max(self.opens_at, now + wait_s)
 
     def pass_through(self, started_at: float) -> None:
-        """Note a request that got through; one that started after the gate closed ends the trouble."""
+        """Note a request that got through: one that started after the gate closed ends the trouble.
+
+        One that started since the gate last opened says that this burst is the first of a new trouble.
+        """
         if started_at >= self._closed_at:
             self.burst_count = 0
             self.troubled_since = math.inf
+        elif started_at >= self._reopened_at:
+            self.burst_count = min(self.burst_count, 1)
+            self.troubled_since = max(self.troubled_since, self._closed_at)

@@ -84,6 +84,11 @@ class RateLimits:
         self._tokens.take(now, tokens)
         return tokens
 
+    def give_back(self, reserved: float) -> None:
+        """Return the tokens of a request that was turned away or never sent; the request itself stays counted."""
+        if self._tokens:
+            self._tokens.give_back(reserved)
+
     def settle(self, reserved: float, body_bytes: int, usage: Usage | None) -> None:
         """Replace a reservation by what the reply reports; None (no reply with usage) keeps it: it may have counted."""
         if not self._tokens or usage is None:

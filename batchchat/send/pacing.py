@@ -21,17 +21,36 @@ class Store(Protocol):
 
 @dataclass(slots=True)
 class Pending:
-    """A request that has no outcome yet, and the attempts that counted."""
+    """A request that has no outcome yet, and the attempts that counted.
+
+    `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
+    `turned_away_before` are the run's counts of both when it last was.
+    """
 
     request: ChatRequest
     attempts: int = 0
+    lone_rate_limits: int = 0
+    passed_before: int | None = None
+    turned_away_before: int = 0
+
+    def is_turned_away_alone(self, passed: int, turned_away: int) -> bool:
+        """Note one more rate limit; return whether it seems to be this row's own: a request above all limits."""
+        is_alone = self.passed_before is not None and turned_away == self.turned_away_before
+        is_alone = is_alone and (passed > (self.passed_before or 0) or self.lone_rate_limits > 1)
+        self.lone_rate_limits = self.lone_rate_limits + 1 if is_alone else 0
+        self.passed_before, self.turned_away_before = passed, turned_away + 1
+        return self.lone_rate_limits > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Pacing:
-    """What the schedule obeys: the job's limits as the send room's arithmetic."""
+    """What the schedule obeys: the job's limits as the send room's arithmetic.
+
+    `model_varies` says that rows name the model, so that an unknown one may be a row's own trouble.
+    """
 
     rates: RateLimits
     concurrency: Concurrency
     max_attempts: int
     grace_s: float
+    model_varies: bool = False

@@ -17,6 +17,7 @@ from batchchat.send.retry import retry_after_s
 MAX_MESSAGE = 2_000
 """Characters of a provider's message that are kept."""
 
+_MODERATION_FIELDS = frozenset({"reasons", "flagged_input", "patterns"})
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id")
 
 
@@ -77,11 +78,14 @@ def _inner_status(error: Any) -> int:
 def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix_now: float) -> Failure:
     fields = _error_fields(data)
     codes = frozenset(str(fields[key]) for key in ("code", "type") if isinstance(fields.get(key), (str, int)))
+    if not _MODERATION_FIELDS.isdisjoint(_mapping(fields.get("metadata"))):
+        codes |= {"content_filter"}
     message = _message(fields) or _snippet(body) or "no message"
     if 300 <= status < 400:
         message = f"the base URL redirects to {headers.get('location', 'an unnamed place')}; redirects are not followed"
+    is_page = status == 403 and data is None  # from something in front of the API: a block that may pass
     return Failure(
-        kind=kind_of(status, codes, message),
+        kind="server" if is_page else kind_of(status, codes, message),
         message=message[:MAX_MESSAGE],
         status=status,
         code=str(fields["code"]) if isinstance(fields.get("code"), (str, int)) else None,

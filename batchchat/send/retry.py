@@ -22,7 +22,10 @@ LONGEST_HINT_S = 3_600.0
 
 
 class wait_at_least_retry_after(wait_base):  # noqa: N801 -- tenacity names its policies like functions
-    """Another policy's wait, but no shorter than what the failed attempt's server asked for, plus a tenth as jitter."""
+    """Another policy's wait, but no shorter than what the failed attempt's server asked for, plus a tenth as jitter.
+
+    The first time the server's wish is taken at its word; when that did not help, the other policy's wait counts too.
+    """
 
     def __init__(self, otherwise: wait_base) -> None:
         self.otherwise = otherwise
@@ -33,7 +36,8 @@ class wait_at_least_retry_after(wait_base):  # noqa: N801 -- tenacity names its 
         failure = retry_state.outcome.result() if retry_state.outcome else None
         if not isinstance(failure, Failure) or failure.retry_after_s is None:
             return wait_s
-        return failure.retry_after_s + min(wait_s, 0.1 * failure.retry_after_s + 0.05)
+        wished_s = failure.retry_after_s + min(wait_s, 0.1 * failure.retry_after_s + 0.05)
+        return wished_s if retry_state.attempt_number == 1 else max(wished_s, wait_s)
 
 
 _RETRYING = Retrying()  # a state wants its owner; the policies read only the state

@@ -6,16 +6,14 @@ is in flight, one chunk of the feed, and a bounded number of rows that wait to b
 """
 
 import asyncio
-import heapq
-import itertools
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 from batchchat.errors import BatchchatError, EndpointRefusedError
 from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress
+from batchchat.send.backlog import Backlog
 from batchchat.send.failures import ADVICE, Verdict, is_transient, verdict
 from batchchat.send.gate import Gate
 from batchchat.send.pacing import Pacing, Pending, Store
@@ -25,14 +23,12 @@ from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
 
 HEARTBEAT_S = 1.0
-READY_LOW_WATER = 64
-WAITING_ROWS_PER_SLOT = 4
-"""Rows that may wait to be tried again, for each slot, before no further row is started."""
-
 UNREACHED_TRIES = 4
 """Failed connections in a row after which an endpoint that was never reached in this run counts as not there."""
 LONGEST_OUTAGE_S = 600.0
 LONGEST_RATE_LIMIT_S = 3_600.0
+LONE_RATE_LIMITS = 10
+"""Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
 
 T = TypeVar("T")
 
@@ -53,9 +49,7 @@ class Schedule:
         self._send = send
         self._pacing = pacing
         self._observe = observe
-        self._ready: deque[Pending] = deque()
-        self._waiting: list[tuple[float, int, Pending]] = []
-        self._sequence = itertools.count()
+        self._backlog = Backlog()
         self._open: dict[bytes, int] = {}  # keys on their way, each with the number of rows that want its answer
         self._in_flight: set[asyncio.Task[None]] = set()
         self._settled: list[tuple[bytes, Outcome]] = []
@@ -67,7 +61,8 @@ class Schedule:
         self._rate_gate = Gate()
         self._outage_gate = Gate()
         self._tally = Tally()
-        self._stop: BatchchatError | None = None
+        self._stop: Exception | None = None
+        self._unkept: list[tuple[bytes, Outcome]] = []
         self._drain_until = 0.0
         self._is_cut_off = False
         self._wake = asyncio.Event()
@@ -92,7 +87,7 @@ class Schedule:
             raise self._stop
         return self._progress()
 
-    def stop(self, reason: BatchchatError) -> None:
+    def stop(self, reason: Exception) -> None:
         """Start no further request; those in flight may end within `grace_s`. A second call does not wait for them."""
         if self._stop is not None:
             self._drain_until = 0.0
@@ -110,7 +105,7 @@ class Schedule:
     def _is_done(self) -> bool:
         if self._in_flight or self._settled or self._is_committing or self._is_feeding:
             return False
-        return self._stop is not None or (self._is_exhausted and not self._ready and not self._waiting)
+        return self._stop is not None or (self._is_exhausted and not self._backlog)
 
     async def _sleep(self, until: float | None) -> None:
         timer = None
@@ -142,29 +137,18 @@ class Schedule:
     def _admit(self) -> float | None:
         """Start every request that may start now; return when the next may, None if that depends on something else."""
         self._refill()
-        while self._ready or self._waiting:
+        while self._backlog:
             now = time.monotonic()
-            due_at = self._next_due(now)
+            due_at = self._backlog.next_due(now, self._limit())
             opens_at = max(due_at, self._rate_gate.opens_at, self._outage_gate.opens_at, self._pacing.rates.opens_at())
             if opens_at > now:
                 return None if opens_at == float("inf") else opens_at
             if not self._has_slot():
                 self._pacing.concurrency.on_full()
                 return None
-            self._start(self._take(now), now)
+            self._start(self._backlog.take(now), now)
             self._refill()
         return None
-
-    def _next_due(self, now: float) -> float:
-        """Return when the next row can be taken: now for a ready one, unless too many wait to be tried again."""
-        if self._ready and len(self._waiting) < WAITING_ROWS_PER_SLOT * max(self._limit(), READY_LOW_WATER):
-            return now
-        return self._waiting[0][0] if self._waiting else float("inf")
-
-    def _take(self, now: float) -> Pending:
-        if self._waiting and self._waiting[0][0] <= now:
-            return heapq.heappop(self._waiting)[2]
-        return self._ready.popleft()
 
     def _limit(self) -> int:
         """Never more than the last commit said, so that after a power cut the bound it recorded is true."""
@@ -188,7 +172,7 @@ class Schedule:
     # Feeding
 
     def _refill(self) -> None:
-        if self._is_feeding or self._is_exhausted or len(self._ready) >= max(READY_LOW_WATER, self._limit()):
+        if self._is_feeding or self._is_exhausted or not self._backlog.wants_more(self._limit()):
             return
         self._is_feeding = True
         self._tasks.create_task(self._feed_chunk())
@@ -200,9 +184,8 @@ class Schedule:
                 self._is_exhausted = True
             else:
                 await self._accept(chunk)
-        except BatchchatError as error:
-            if self._stop is None:  # a second stop would cut off requests in flight
-                self.stop(error)
+        except Exception as error:  # whatever it is, it is raised again when everything answered is kept
+            self._break(error)
         finally:
             self._is_feeding = False
             self._wake.set()
@@ -217,7 +200,7 @@ class Schedule:
         for request in fresh:
             is_answered = known.get(request.key)
             if is_answered is None:
-                self._ready.append(Pending(request))
+                self._backlog.add(Pending(request))
             else:
                 self._tally.reuse(self._open.pop(request.key), is_answered=is_answered)
 
@@ -234,9 +217,16 @@ class Schedule:
         started_at = time.monotonic()
         body = pending.request.body
         self._tally.requests_sent += 1
-        reply = await self._send(body)
+        try:
+            reply = await self._send(body)
+        except Exception as error:
+            self._break(error)
+            return
         result: Completion | Failure = reply if isinstance(reply, Failure) else _read(reply)
-        self._pacing.rates.settle(reserved, len(body), result.usage if isinstance(result, Completion) else None)
+        if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
+            self._pacing.rates.give_back(reserved)
+        else:
+            self._pacing.rates.settle(reserved, len(body), result.usage if isinstance(result, Completion) else None)
         self._conclude(pending, reply, result, started_at)
 
     def _conclude(
@@ -248,6 +238,7 @@ class Schedule:
             return
         self._note_reached(started_at)
         assert isinstance(reply, Reply)
+        self._tally.passed += 1
         self._rate_gate.pass_through(started_at)
         self._pacing.concurrency.on_reply(now)
         self._tally.add_usage(result.usage)
@@ -260,7 +251,10 @@ class Schedule:
         if decided is not Verdict.HOLD:
             self._note_reached(started_at)
         if decided not in (Verdict.HOLD, Verdict.CUT):
+            self._tally.passed += 1
             self._rate_gate.pass_through(started_at)
+        if decided is Verdict.FATAL and failure.kind == "not_found" and self._pacing.model_varies:
+            decided = Verdict.ROW if self._tally.has_completion else decided
         if decided is Verdict.FATAL:
             self._refuse(failure)
         elif decided is Verdict.CUT:
@@ -269,6 +263,11 @@ class Schedule:
             self._wait_for_endpoint(pending, failure, started_at, now)
         else:
             self._charge(pending, failure, now - started_at, is_final=decided is Verdict.ROW)
+
+    def _break(self, error: Exception) -> None:
+        """Stop for an error of our own side, unless the run stops anyway: a second stop would cut requests off."""
+        if self._stop is None:
+            self.stop(error)
 
     def _note_reached(self, started_at: float) -> None:
         self._tally.has_reached = True
@@ -282,21 +281,32 @@ class Schedule:
 
     def _wait_for_rate(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
         gate = self._rate_gate
+        is_its_own = pending.is_turned_away_alone(self._tally.passed, self._tally.rate_limited)
         self._tally.rate_limited += 1
+        if is_its_own:
+            self._wait_alone(pending, failure, now)
+            return
         is_new = gate.is_new_burst(started_at)
         if is_new:
             self._pacing.concurrency.on_rate_limit(now)
         if is_new or failure.retry_after_s is not None:
             gate.close(now, wait_s(failure, gate.burst_count + 1), is_new=is_new)
-        self._try_again(pending, gate.opens_at)
+        self._backlog.try_again(pending, gate.opens_at)
         if now - gate.troubled_since > LONGEST_RATE_LIMIT_S:
             self._refuse(failure)
+
+    def _wait_alone(self, pending: Pending, failure: Failure, now: float) -> None:
+        """Let a row that alone is turned away hold up nobody, and give it up in the end."""
+        if pending.lone_rate_limits > LONE_RATE_LIMITS:
+            self._settle(pending, FailedRow(failure, is_transient(failure), None, pending.attempts + 1))
+        else:
+            self._backlog.try_again(pending, now + wait_s(failure, pending.lone_rate_limits))
 
     def _wait_for_endpoint(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
         gate = self._outage_gate
         if gate.is_new_burst(started_at):
             gate.close(now, min(LONGEST_WAIT_S, 0.5 * 2**gate.burst_count), is_new=True)
-        self._try_again(pending, gate.opens_at)
+        self._backlog.try_again(pending, gate.opens_at)
         is_unreached = not self._tally.has_reached and gate.burst_count >= UNREACHED_TRIES
         if is_unreached or now - gate.troubled_since > LONGEST_OUTAGE_S:
             self._refuse(failure)
@@ -305,16 +315,11 @@ class Schedule:
         pending.attempts += 1
         self._pacing.concurrency.on_reply(time.monotonic())
         if not (is_final or is_last(pending.attempts, self._pacing.max_attempts)):
-            self._try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
+            self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
             self._refuse(failure)  # nothing that came back was ever a chat completion: this is not such an endpoint
         else:
             self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, pending.attempts))
-
-    def _try_again(self, pending: Pending, due_at: float) -> None:
-        heapq.heappush(self._waiting, (due_at, next(self._sequence), pending))
-
-    # Keeping
 
     def _settle(self, pending: Pending, outcome: Outcome) -> None:
         self._settled.append((pending.request.key, outcome))
@@ -328,10 +333,10 @@ class Schedule:
             while self._settled:
                 self._committing, self._settled = self._settled, []
                 await self._commit_group()
-        except BatchchatError as error:
-            self._tally.possibly_billed += len(self._committing) + len(self._settled)
+        except Exception as error:  # as above; the answers get another chance at the end
+            self._unkept += [*self._committing, *self._settled]
             self._settled.clear()
-            self.stop(error)
+            self._break(error)
         finally:
             self._committing = ()
             self._is_committing = False
@@ -346,7 +351,7 @@ class Schedule:
         progress = self._progress()
         try:
             await _in_thread(self._store_thread, lambda: self._store.commit(group, progress))
-        except BatchchatError:
+        except Exception:
             for row_count, (_, outcome) in zip(waiting_rows, group, strict=True):
                 self._tally.conclude(-row_count, is_answered=isinstance(outcome, Answer))
             raise
@@ -360,21 +365,26 @@ class Schedule:
 
     def _in_flight_bound(self, limit: int) -> int:
         """Return how many requests may be under way at any time before the next commit."""
-        if self._stop is not None:
-            return len(self._in_flight)
-        if not self._is_exhausted or self._is_feeding:
-            return max(limit, len(self._in_flight))  # more than the limit, where it has just been cut
         in_flight = len(self._in_flight)
-        return max(in_flight, min(limit, in_flight + len(self._ready) + len(self._waiting)))
+        if self._stop is not None:
+            return in_flight
+        if not self._is_exhausted or self._is_feeding:
+            return max(limit, in_flight)  # more than the limit, where it has just been cut
+        return max(in_flight, min(limit, in_flight + len(self._backlog)))
 
     async def _commit_progress(self) -> None:
+        """Commit how far the run is, and what an earlier commit could not keep."""
         limit = self._pacing.concurrency.limit
+        for key, outcome in self._unkept:
+            self._tally.conclude(self._open[key], is_answered=isinstance(outcome, Answer))
         progress = self._progress()
         try:
-            await _in_thread(self._store_thread, lambda: self._store.commit([], progress))
+            await _in_thread(self._store_thread, lambda: self._store.commit(self._unkept, progress))
         except BatchchatError as error:
-            if self._stop is None:
-                self.stop(error)
+            for key, outcome in self._unkept:
+                self._tally.conclude(-self._open[key], is_answered=isinstance(outcome, Answer))
+            self._tally.possibly_billed += len(self._unkept)
+            self._break(error)
         self._durable_limit = limit
 
     def _progress(self) -> Progress:

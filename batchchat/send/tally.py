@@ -19,6 +19,7 @@ class Tally:
     in_flight_bound: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    passed: int = 0
     has_reached: bool = False
     has_completion: bool = False
 
@@ -27,6 +28,7 @@ class Tally:
         self.conclude(row_count, is_answered=is_answered)
         if is_answered:
             self.rows_reused += row_count
+            self.has_completion = True  # of an earlier run, from the same endpoint
 
     def conclude(self, row_count: int, *, is_answered: bool) -> None:
         """Count rows that have their outcome."""

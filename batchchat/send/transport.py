@@ -7,6 +7,7 @@ brought none. It does not know what the bytes mean, and it tries once.
 import asyncio
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from batchchat.errors import UsageError
 from batchchat.records import Failure
 
 CONNECT_TIMEOUT_S = 20.0
 KEEPALIVE_EXPIRY_S = 4.0
 """Idle seconds after which a connection is not used again: below the 5 s after which common servers close theirs."""
 
+LARGEST_REPLY_BYTES = 64 * 2**20
 SHORTEST_SECRET = 8
 """Characters below which a key is a placeholder such as `x`, and taking it out would only spoil replies."""
 
@@ -43,9 +46,9 @@ class ConnectionPool(httpx.AsyncBaseTransport):
     which at 500 in flight costs more than the requests themselves.
     """
 
-    def __init__(self, proxy: str | None) -> None:
+    def __init__(self, proxy: str | None, tls: ssl.SSLContext | bool) -> None:
         self._proxy = proxy
-        self._tls = httpx.create_ssl_context()
+        self._tls = tls
         self._idle: list[httpx.AsyncHTTPTransport] = []
         self._all: list[httpx.AsyncHTTPTransport] = []
 
@@ -107,8 +110,12 @@ class Transport:
     def __init__(
         self, base_url: str, *, api_key: str | None, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        self.url = httpx.URL(f"{base_url}/chat/completions")
-        self._transport = transport or ConnectionPool(proxy_for(self.url))
+        try:
+            self.url = httpx.URL(f"{base_url}/chat/completions")
+        except httpx.InvalidURL as error:
+            message = f"endpoint.base_url {base_url!r} is not a URL: {error}"
+            raise UsageError(message) from error
+        self._transport = transport or _new_pool(self.url)
         self._api_key = api_key
         self._timeout_s = timeout_s
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
@@ -126,7 +133,7 @@ class Transport:
                 status, headers, content = await self._exchange(body)
         except TimeoutError:
             return Failure("timeout", f"no whole reply within {self._timeout_s:g} s", is_outcome_unknown=True)
-        except (httpx.TransportError, httpx.DecodingError) as error:
+        except (httpx.TransportError, httpx.DecodingError, OSError) as error:  # httpx lets some of ssl's errors through
             return self._failure(error)
         shown = {name: self._redacted(value.encode()).decode() for name, value in headers.items()}
         return Reply(status, shown, self._redacted(content), time.monotonic() - started)
@@ -139,19 +146,19 @@ class Transport:
         request = httpx.Request("POST", self.url, headers=self._headers, content=body, extensions=self._extensions)
         response = await self._transport.handle_async_request(request)
         try:
-            content = await response.aread()
+            content = await _read_whole(response)
         finally:
             await response.aclose()
         return response.status_code, response.headers, content
 
-    def _failure(self, error: httpx.TransportError | httpx.DecodingError) -> Failure:
+    def _failure(self, error: httpx.TransportError | httpx.DecodingError | OSError) -> Failure:
         text = self._redacted(_reason(error).encode()).decode()
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)):
             return Failure("connect", f"cannot connect to {self.url.host}:{_port(self.url)}: {text}")
         if isinstance(error, httpx.TimeoutException):
             return Failure("timeout", f"no reply in time ({text})", is_outcome_unknown=True)
         if isinstance(error, httpx.DecodingError):
-            return Failure("protocol", f"the reply's content encoding is broken: {text}", is_outcome_unknown=True)
+            return Failure("protocol", f"the reply cannot be read: {text}", is_outcome_unknown=True)
         return Failure("connect", f"the connection broke before the reply was whole: {text}", is_outcome_unknown=True)
 
     def _redacted(self, content: bytes) -> bytes:
@@ -161,12 +168,33 @@ class Transport:
         return content.replace(self._api_key.encode(), _REDACTED.encode())
 
 
+def _new_pool(url: httpx.URL) -> ConnectionPool:
+    """Return the pool for a URL, with what the environment says about proxies and certificates.
+
+    Raises:
+        UsageError: it names a proxy that cannot be used, or certificates that are not there.
+    """
+    proxy = proxy_for(url)
+    if proxy is not None and httpx.URL(proxy).scheme not in ("http", "https"):
+        parts = httpx.URL(proxy)
+        message = f"the environment names the proxy {parts.host!r} by {parts.scheme}; only http and https proxies work"
+        raise UsageError(message)
+    if url.scheme != "https" and proxy is None:
+        return ConnectionPool(None, tls=False)
+    try:
+        return ConnectionPool(proxy, httpx.create_ssl_context())
+    except OSError as error:
+        message = f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error.strerror}"
+        raise UsageError(message) from error
+
+
 def proxy_for(url: httpx.URL) -> str | None:
     """Return the proxy that the environment (`HTTPS_PROXY`, `NO_PROXY`) names for a URL; never one for loopback."""
     if _is_loopback(url.host) or proxy_bypass(url.host):
         return None
     proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _is_loopback(host: str) -> bool:
@@ -174,6 +202,17 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+async def _read_whole(response: httpx.Response) -> bytes:
+    """Return the decoded body; one beyond all sense is not read to its end."""
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > LARGEST_REPLY_BYTES:
+            message = f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MB"
+            raise httpx.DecodingError(message)
+    return bytes(content)
 
 
 def _reason(error: BaseException) -> str:

@@ -44,7 +44,12 @@ class Writer(Protocol):
 
 def joined(batch: Batch, answers: pl.DataFrame, plan: OutputPlan) -> pl.DataFrame:
     """Return the rows of the output for a batch as one frame: kept input columns, then the new ones."""
-    return pl.DataFrame([*batch.frame.select(plan.keep).get_columns(), *answers.get_columns()])
+    return pl.DataFrame([*_columns(batch.frame, plan), *answers.get_columns()])
+
+
+def _columns(frame: pl.DataFrame, plan: OutputPlan) -> list[pl.Series]:
+    """Return the kept input columns; polars' own `select` takes a name like `^x$` for a pattern."""
+    return [frame.get_column(name) for name in plan.keep]
 
 
 class _CsvWriter:
@@ -58,7 +63,7 @@ class _CsvWriter:
 
     def write(self, batch: Batch, answers: pl.DataFrame) -> None:
         inputs = batch.frame if batch.csv_text is None else batch.csv_text
-        columns = [*inputs.select(self._plan.keep).get_columns(), *answers.get_columns()]
+        columns = [*_columns(inputs, self._plan), *answers.get_columns()]
         text = pl.DataFrame([csv_column(column) for column in columns]).write_csv(include_header=False)
         # Written here and not by polars, which would go round the file's buffer.
         self._file.write(text.encode())

@@ -64,7 +64,10 @@ def discard(replacement: Replacement) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename in the folder durable, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # a folder to write into but not to look into; the file is in its place
     try:
         os.fsync(descriptor)
     except OSError as error:
