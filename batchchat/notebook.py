@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+WAKE_UP_S = 0.5
+"""Seconds after which a waiting cell looks for Ctrl-C: the system may give the signal to another thread."""
+
+
 def run(job: str | os.PathLike[str] | Mapping[str, Any], frame: pl.DataFrame | pl.LazyFrame | None) -> pl.DataFrame:
     """Run a job as `batchchat.run` documents it."""
     loaded = job_from_mapping(job, Path.cwd()) if isinstance(job, Mapping) else load_job(Path(job))
@@ -53,7 +57,7 @@ def _in_own_thread(call: Callable[[], pl.DataFrame], stop_switch: StopSwitch) ->
         is_interrupted = False
         while not future.done():
             try:
-                wait([future])
+                wait([future], WAKE_UP_S)
             except KeyboardInterrupt:
                 is_interrupted = True
                 stop_switch.stop(InterruptedRunError(signal.SIGINT))
