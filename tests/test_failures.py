@@ -159,12 +159,10 @@ def test_words_beyond_the_first_decide_nothing() -> None:
     ("kind", "expected"),
     [
         ("template", Verdict.ROW),
-        ("media", Verdict.ROW),
         ("bad_request", Verdict.ROW),
         ("context_length", Verdict.ROW),
         ("content_filter", Verdict.ROW),
         ("too_large", Verdict.ROW),
-        ("schema", Verdict.ROW),
         ("auth", Verdict.FATAL),
         ("credits", Verdict.FATAL),
         ("not_found", Verdict.FATAL),
@@ -198,7 +196,8 @@ def test_exceptions_that_the_reply_states(failure: Failure, expected: Verdict) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("server", True), ("rate_limit", True), ("connect", True), ("auth", False), ("media", False)]
+    ("kind", "expected"),
+    [("server", True), ("rate_limit", True), ("connect", True), ("auth", False), ("template", False)],
 )
 def test_transient_is_what_is_tried_again(kind: str, expected: bool) -> None:
     """A later run asks again what failed for a passing reason."""

@@ -71,9 +71,7 @@ _KIND_BY_STATUS = {
     498: "rate_limit",
 }
 
-_FINAL_KINDS = frozenset(
-    {"template", "media", "bad_request", "context_length", "content_filter", "too_large", "schema"}
-)
+_FINAL_KINDS = frozenset({"template", "bad_request", "context_length", "content_filter", "too_large"})
 _JOB_KINDS = frozenset({"auth", "credits", "not_found"})
 
 
