@@ -35,6 +35,7 @@ DOORS = {
     "yaml": r"batchchat\.jobyaml",
     "tqdm": r"batchchat\.show\.progress",
     "tenacity": r"batchchat\.send\.retry",
+    "imagesize": r"batchchat\.serve\..*",
     "starlette": r"batchchat\.serve\..*",
     "uvicorn": r"batchchat\.serve\..*",
     "uvloop": r"batchchat\.(asking|serve\..*)",

@@ -100,9 +100,20 @@ def test_documented_errors_are_verbatim(client: httpx.Client, body: Any, status:
         ({"temperature": True}, "temperature is true; it must be a number from 0 to 2"),
         ({"max_tokens": 0}, "max_tokens is 0; it must be a whole number of at least 1"),
         ({"max_tokens": 1.5}, "max_tokens is 1.5; it must be a whole number of at least 1"),
+        ({"stream": "yes"}, 'stream is "yes"; it must be true or false'),
+        ({"stream_options": 1}, "stream_options is 1; it must be an object"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens is 0; it must be a whole number of at least 1"),
+        ({"n": 9}, "n is 9; it must be a whole number from 1 to 8"),
+        ({"seed": "x"}, 'seed is "x"; it must be a whole number'),
         (
-            {"stream": True},
-            "stream is true; the embedded endpoint does not stream yet, so leave it out or send false",
+            {"stop": ["a", "b", "c", "d", "e"]},
+            "stop is an array; it must be a string or up to 4 strings, none of them empty",
+        ),
+        ({"stop": ""}, 'stop is ""; it must be a string or up to 4 strings, none of them empty'),
+        ({"top_logprobs": 2}, "top_logprobs is 2; it needs logprobs to be true"),
+        (
+            {"logprobs": True, "top_logprobs": 21},
+            "top_logprobs is 21; it must be a whole number from 0 to 20",
         ),
         (
             {"response_format": {"type": "xml"}},
@@ -159,10 +170,11 @@ def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
 
 def test_text_parts_are_read(client: httpx.Client) -> None:
     """A content of parts is read as its text parts; a media part costs tokens."""
-    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
-    reply = chat(client, [image, {"type": "text", "text": "Hello there."}])
-    assert content_of(reply) == content_of(chat(client))
-    assert reply.json()["usage"]["prompt_tokens"] == chat(client).json()["usage"]["prompt_tokens"] + 85
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    text = {"type": "text", "text": "Hello there."}
+    assert content_of(chat(client, [text])) == content_of(chat(client))
+    usage = chat(client, [image, text]).json()["usage"]
+    assert usage["prompt_tokens"] == chat(client).json()["usage"]["prompt_tokens"] + 85
 
 
 def test_max_tokens_cuts_at_a_word(client: httpx.Client) -> None:
@@ -171,6 +183,78 @@ def test_max_tokens_cuts_at_a_word(client: httpx.Client) -> None:
     assert reply["choices"][0]["message"]["content"] == "[stand-in] Hello"
     assert reply["choices"][0]["finish_reason"] == "length"
     assert reply["usage"]["completion_tokens"] == 4
+
+
+def test_newer_name_of_max_tokens_counts_too(client: httpx.Client) -> None:
+    """`max_completion_tokens` cuts as `max_tokens` does; the smaller of both counts."""
+    cut = content_of(chat(client, max_tokens=5))
+    assert content_of(chat(client, max_completion_tokens=5)) == cut
+    assert content_of(chat(client, max_completion_tokens=5, max_tokens=50)) == cut
+
+
+@pytest.mark.parametrize("stop", [" Key", ["never", " Key", "words"]])
+def test_stop_ends_the_text_before_it(client: httpx.Client, stop: Any) -> None:
+    """The text ends before the first of the sequences, with the finish_reason of a whole answer."""
+    choice = chat(client, stop=stop).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("[stand-in] Hello there.", "stop")
+
+
+def test_several_choices_differ(client: httpx.Client) -> None:
+    """`n` choices are numbered and differ, and their tokens are summed; the first is the one of a single choice."""
+    one, three = chat(client).json(), chat(client, n=3).json()
+    assert [choice["index"] for choice in three["choices"]] == [0, 1, 2]
+    contents = [choice["message"]["content"] for choice in three["choices"]]
+    assert contents[0] == one["choices"][0]["message"]["content"]
+    assert len(set(contents)) == 3
+    assert three["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"]
+    assert three["usage"]["completion_tokens"] == 11 + 13 + 13
+
+
+def test_several_choices_of_a_schema_fit_it(client: httpx.Client) -> None:
+    """Every choice is an instance of the schema, and the last word on a label is the same in all."""
+    schema = {"type": "object", "properties": {"tag": {"type": "string"}, "n": {"const": 1}}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    choices = chat(client, "Parcel late", n=2, response_format=response_format).json()["choices"]
+    found = [json.loads(choice["message"]["content"]) for choice in choices]
+    assert found == [{"tag": "parcel", "n": 1}, {"tag": "late", "n": 1}]
+
+
+def test_logprobs_cover_the_text(client: httpx.Client) -> None:
+    """The tokens of the log probabilities make the content; each has the alternatives asked for, itself first."""
+    choice = chat(client, logprobs=True, top_logprobs=2).json()["choices"][0]
+    entries = choice["logprobs"]["content"]
+    assert "".join(entry["token"] for entry in entries) == choice["message"]["content"]
+    assert all(bytes(entry["bytes"]).decode() == entry["token"] for entry in entries)
+    assert all(-1 < entry["logprob"] <= 0 for entry in entries)
+    assert all([top["token"] for top in entry["top_logprobs"]][:1] == [entry["token"]] for entry in entries)
+    assert {len(entry["top_logprobs"]) for entry in entries} == {2}
+    assert "logprobs" not in chat(client).json()["choices"][0]
+
+
+def test_schema_in_the_prompt_is_answered(client: httpx.Client) -> None:
+    """A schema that the prompt spells out is met, also with json_object alone, and is not what the answer is about."""
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["positive", "negative"]}, "summary": {"type": "string"}},
+    }
+    prompt = (
+        f"I love it.\n\nAnswer with one JSON object that fits this JSON Schema, and nothing else:\n{json.dumps(schema)}"
+    )
+    expected = {"mood": "positive", "summary": "I love it."}
+    assert json.loads(content_of(chat(client, prompt, response_format={"type": "json_object"}))) == expected
+    assert json.loads(content_of(chat(client, prompt))) == expected
+
+
+def test_correction_is_not_what_the_answer_is_about(client: httpx.Client) -> None:
+    """After a correction the answer is about the first question, by the schema in it."""
+    schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
+    messages = [
+        {"role": "user", "content": f"I love it.\nFit this JSON Schema: {json.dumps(schema)}"},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "That does not fit the JSON Schema: it is no object. Send the corrected JSON."},
+    ]
+    reply = client.post("/chat/completions", json={"model": "gpt-5", "messages": messages})
+    assert json.loads(content_of(reply)) == {"summary": "I love it."}
 
 
 @pytest.mark.parametrize(
@@ -227,18 +311,58 @@ def test_unknown_route_and_method(client: httpx.Client) -> None:
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
+def test_models_are_listed_as_oxen_lists_them(client: httpx.Client) -> None:
+    """The list has Oxen's fields and OpenAI's; a developer or a search narrows it."""
+    found = client.get("/models").json()
+    assert found["object"] == "list"
+    assert found["data"][0] | {"created": 0} == {
+        "id": "claude-sonnet-4-6",
+        "object": "model",
+        "created": 0,
+        "owned_by": "anthropic",
+        "endpoint": "/chat/completions",
+        "capabilities": {"input": ["text", "image", "video", "audio", "file"], "output": ["text"]},
+        "pricing": {"method": "token", "input_cost_per_token": 0.0, "output_cost_per_token": 0.0},
+        "model_type": "base",
+        "deployments": [],
+    }
+    of_openai = client.get("/models", params={"developer_name": "openai"}).json()["data"]
+    assert [model["id"] for model in of_openai] == ["gpt-5-mini", "gpt-4o-mini"]
+    searched = client.get("/models/search", params={"search": "Kimi"}).json()["data"]
+    assert [model["id"] for model in searched] == ["kimi-k3"]
+
+
+def test_one_model_is_described(client: httpx.Client) -> None:
+    """A model is found by its name, slash and all; an unknown one is 404 in Oxen's words."""
+    assert client.get("/models/meta/llama-3.3-70b-instruct").json()["id"] == "meta/llama-3.3-70b-instruct"
+    missing = client.get("/models/no-such-model")
+    assert (missing.status_code, missing.json()) == (404, {"error": {"message": "Model not found: no-such-model"}})
+
+
+def test_every_route_is_below_v1_too(client: httpx.Client) -> None:
+    """Where a client expects OpenAI's paths, it finds the same endpoint."""
+    other = str(client.base_url).replace("/api/ai/", "/v1")
+    assert client.get(f"{other}/models").json() == client.get("/models").json()
+    body = {"model": "gpt-5", "messages": [{"role": "user", "content": "x"}]}
+    assert (
+        client.post(f"{other}/chat/completions", json=body).json() == client.post("/chat/completions", json=body).json()
+    )
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = st.sampled_from(["messages", "temperature", "max_tokens", "stream", "response_format", "tools", "top_p"])
+NUMBERS = ["temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs"]
+OTHERS = ["messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "stop", "logprobs"]
+FIELDS = st.sampled_from([*NUMBERS, *OTHERS, "stream_options"])
 WORDS = st.sampled_from(
     ["type", "properties", "items", "enum", "required", "minimum", "anyOf", "$ref", "pattern", "minItems"]
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=st.dictionaries(FIELDS, JSON), schema=st.dictionaries(WORDS, JSON))
 def test_any_body_is_answered_or_refused(client: httpx.Client, fields: dict[str, Any], schema: dict[str, Any]) -> None:
     """Whatever JSON is sent, the reply is a completion or an error in one of Oxen's shapes, never a 500."""
@@ -249,6 +373,12 @@ def test_any_body_is_answered_or_refused(client: httpx.Client, fields: dict[str,
             "model": "gpt-5",
             "messages": [{"role": "user", "content": str(fields)}],
             "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
+        },
+        {
+            "model": "gpt-5",
+            "messages": [{"role": "user", "content": str(fields)}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}],
+            "tool_choice": "required",
         },
     ):
         response = client.post("/chat/completions", content=json.dumps(body).encode())

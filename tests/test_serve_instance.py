@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchchat.serve.body import Message
 from batchchat.serve.instance import instance_of
+from batchchat.serve.message import Message
 from batchchat.serve.options import find_keys, find_listing
 from batchchat.serve.pattern import matching_text
 from batchchat.serve.schema import Document, SchemaError, check_schema

@@ -49,6 +49,8 @@ def test_key_is_asked_for() -> None:
             "status_message": "unauthenticated",
         }
         assert ask(endpoint.base_url).status_code == 401
+        for path in ("/models", "/models/gpt-5"):
+            assert httpx.get(f"{endpoint.base_url}{path}", verify=False).json() == wrong.json()
         right = httpx.Headers([(b"authorization", "bearer sésame".encode())])
         assert ask(endpoint.base_url, headers=right).status_code == 200
 

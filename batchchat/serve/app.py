@@ -1,10 +1,11 @@
-"""The embedded endpoint's routes: a request -> the reply, by settings, limits and faults.
+"""The embedded endpoint's routes: a request -> the reply, by settings, limits, faults and oddities.
 
 What passes in are HTTP requests; what comes out are deliveries, and a ledger entry for each. It does not know sockets
 or threads, nor how an answer is worded. Nothing here awaits between reading a request and deciding on it, so that
 limits and counts need no lock.
 
-In turn: the key (401), the body (400, 404), an injected fault, credits (402), limits (429), the answer.
+In turn: the key (401), the body (400, 404), an oddity that is an error, an injected fault, credits (402), limits (429),
+the answer. Every route is there twice: at Oxen's path, and at that of most others.
 """
 
 import asyncio
@@ -21,11 +22,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchchat.serve.body import read_body
+from batchchat.serve.body import ChatBody, read_body
+from batchchat.serve.catalogue import is_known_model, model_list, model_object, named_models
 from batchchat.serve.completion import Completed, complete
-from batchchat.serve.delivery import Delivery
+from batchchat.serve.delivery import Delivery, EventStream
+from batchchat.serve.fault_delivery import fault_delivery, refused_delivery, spoilt
 from batchchat.serve.faults import Fault, FaultPlan
 from batchchat.serve.ledger import Entry, WriteEntry, forget_entry
+from batchchat.serve.oddity import HEADER, MODEL_PREFIX, odd_name
+from batchchat.serve.oddity_delivery import odd_delivery
+from batchchat.serve.oddity_error import odd_error
 from batchchat.serve.quota import Quota
 from batchchat.serve.refusal import (
     INTERNAL,
@@ -34,41 +40,86 @@ from batchchat.serve.refusal import (
     UNAUTHENTICATED,
     Refusal,
     RefusedError,
-    invalid_params,
+    model_not_found,
     rate_limited,
+    refused,
     titled,
-    upstream,
 )
 from batchchat.serve.settings import ServeSettings
+from batchchat.serve.stream import events_of
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 BASE_PATH = "/api/ai"
-_HTML_502 = (
-    b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body><h1>502 Bad Gateway</h1></body>\r\n</html>\r\n"
-)
+OTHER_PATH = "/v1"
 
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """What was decided on a request: what to send, when, and what the ledger says of it."""
+    """What was decided on a request: what to send, when, and what the ledger says of it; `fault` is a name."""
 
-    delivery: Delivery
+    delivery: Delivery | EventStream
     at: float
     delay_s: float = 0.0
-    fault: Fault | None = None
+    fault: str | None = None
     completed: Completed | None = None
 
 
 def create_app(settings: ServeSettings, write_entry: WriteEntry = forget_entry) -> Starlette:
     """Return the ASGI application of an embedded endpoint, with counts and limits of its own."""
-    endpoint = _ChatCompletions(settings, write_entry)
-    app = Starlette(
-        routes=[Route(f"{BASE_PATH}/chat/completions", endpoint.respond, methods=["POST"])],
-        exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
-    )
+    chat, models = _ChatCompletions(settings, write_entry), _Models(settings)
+    routes = [
+        route
+        for path in (BASE_PATH, OTHER_PATH)
+        for route in (
+            Route(f"{path}/chat/completions", chat.respond, methods=["POST"]),
+            Route(f"{path}/models", models.listed, methods=["GET"]),
+            Route(f"{path}/models/search", models.listed, methods=["GET"]),
+            Route(f"{path}/models/{{name:path}}", models.described, methods=["GET"]),
+        )
+    ]
+    handlers = {HTTPException: _on_http_exception, Exception: _on_exception}
+    app = Starlette(routes=routes, exception_handlers=handlers)
     # Oxen has no such route with a slash at its end; redirecting would hide a wrong base URL.
     app.router.redirect_slashes = False
     return app
+
+
+def _check_key(settings: ServeSettings, headers: Mapping[str, str]) -> None:
+    if settings.api_key is None:
+        return
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    is_right = hmac.compare_digest(key.strip().encode("latin-1"), settings.api_key.encode())
+    if scheme.casefold() != "bearer" or not is_right:
+        raise RefusedError(UNAUTHENTICATED)
+
+
+class _Models:
+    """`GET /models` and below: what can be asked."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._created = int(time.time())
+
+    async def listed(self, request: Request) -> Response:
+        """Return the models, of one developer or found by a search, if the query says so."""
+        try:
+            _check_key(self._settings, request.headers)
+        except RefusedError as error:
+            return _response(error.refusal)
+        query = request.query_params
+        names = named_models(query.get("developer_name", ""), query.get("search", ""))
+        return Response(orjson.dumps(model_list(names, self._created)), media_type="application/json")
+
+    async def described(self, request: Request) -> Response:
+        """Return one model."""
+        name = request.path_params["name"]
+        try:
+            _check_key(self._settings, request.headers)
+        except RefusedError as error:
+            return _response(error.refusal)
+        if not is_known_model(name):
+            return _response(model_not_found(name))
+        return Response(orjson.dumps(model_object(name, self._created)), media_type="application/json")
 
 
 class _ChatCompletions:
@@ -84,48 +135,54 @@ class _ChatCompletions:
         self._created = int(time.time())
         self._unix_zero = time.time() - time.monotonic()
 
-    async def respond(self, request: Request) -> Delivery:
+    async def respond(self, request: Request) -> Delivery | EventStream:
         """Return the reply to one request, after its latency, with its entry in the ledger."""
         try:
             body = await _whole_body(request)
         except ClientDisconnect:
             # Nobody is left to hear the reply, and a request that never came whole is none.
-            return _refused(INTERNAL)
+            return refused_delivery(INTERNAL)
         reply = self._reply(body, request.headers, time.monotonic())
         if reply.delay_s > 0:
             await asyncio.sleep(reply.delay_s)
-        self._write_entry(self._entry(reply, body))
+        # The digest of a large body takes a while, and a load test keeps no ledger.
+        if self._write_entry is not forget_entry:
+            self._write_entry(self._entry(reply, body))
         return reply.delivery
 
     def _reply(self, body: bytes | None, headers: Mapping[str, str], now: float) -> _Reply:
         try:
-            self._check_key(headers.get("authorization", ""))
+            _check_key(self._settings, headers)
             if body is None:
                 raise RefusedError(
                     titled(413, "invalid_params", "Request body too large", f"{MAX_BODY_BYTES} bytes at most")
                 )
-            return self._valid_reply(body, now)
+            chat = read_body(body)
+            odd = odd_name(headers.get(HEADER), chat.model)
+            return self._normal_reply(chat, body, now) if odd is None else self._odd_reply(odd, chat, now)
         except RefusedError as error:
-            return _Reply(_refused(error.refusal), now)
+            return _Reply(refused_delivery(error.refusal), now)
 
-    def _check_key(self, authorization: str) -> None:
-        if self._settings.api_key is None:
-            return
-        scheme, _, key = authorization.partition(" ")
-        is_right = hmac.compare_digest(key.strip().encode("latin-1"), self._settings.api_key.encode())
-        if scheme.casefold() != "bearer" or not is_right:
-            raise RefusedError(UNAUTHENTICATED)
-
-    def _valid_reply(self, body: bytes, now: float) -> _Reply:
-        chat = read_body(body)
-        fault = self._faults.draw(hashlib.blake2b(body, digest_size=16).digest())
+    def _normal_reply(self, chat: ChatBody, body: bytes, now: float) -> _Reply:
+        has_faults = self._settings.fault_rate > 0
+        fault = self._faults.draw(hashlib.blake2b(body, digest_size=16).digest()) if has_faults else None
         if fault is not None and not fault.is_answered:
-            return _Reply(_fault_delivery(fault), now, fault=fault)
+            delivery = fault_delivery(fault, is_streamed=chat.parameters.is_streamed)
+            return _Reply(delivery, now, fault=fault.name)
         completed = complete(chat, self._created)
         at = self._admitted_at(completed.total_tokens, now)
-        delivery = Delivery(200, orjson.dumps(completed.reply))
-        reply = _Reply(delivery, at, at - now + self._settings.latency_s, fault, completed)
+        reply = _Reply(_delivery(chat, completed), at, at - now + self._settings.latency_s, completed=completed)
         return _spoilt(reply, fault) if fault else reply
+
+    def _odd_reply(self, name: str, chat: ChatBody, now: float) -> _Reply:
+        fault = f"{MODEL_PREFIX}{name}"
+        refusal = odd_error(name, chat)
+        if refusal is not None:
+            return _Reply(refusal, now, fault=fault)
+        completed = complete(chat, self._created)
+        at = self._admitted_at(completed.total_tokens, now)
+        delivery = odd_delivery(name, completed.reply, chat)
+        return _Reply(delivery, at, at - now + self._settings.latency_s, fault, completed)
 
     def _admitted_at(self, tokens: int, now: float) -> float:
         """Return when an answer of so many tokens may start, and count it. Raises RefusedError with 400, 402 or 429."""
@@ -133,7 +190,7 @@ class _ChatCompletions:
             raise RefusedError(NO_CREDITS)
         if not self._quota.fits_ever(tokens):
             limit = self._settings.tokens_per_minute
-            raise RefusedError(invalid_params(f"the request needs {tokens} tokens; the limit a minute is {limit:g}"))
+            raise refused(f"the request needs {tokens} tokens; the limit a minute is {limit:g}")
         admission = self._quota.admit(now, tokens)
         if not admission.is_admitted:
             raise RefusedError(rate_limited(admission.at - now))
@@ -146,8 +203,8 @@ class _ChatCompletions:
         return Entry(
             at=round(self._unix_zero + reply.at, 6),
             status=reply.delivery.status,
-            fault=fault.name if fault else None,
-            delivered=completed is not None and (fault is None or fault.name == "slow"),
+            fault=fault,
+            delivered=completed is not None and fault in (None, "slow"),
             response_id=completed.response_id if completed else None,
             request_sha256=hashlib.sha256(body or b"").hexdigest(),
             prompt_tokens=completed.prompt_tokens if completed else None,
@@ -167,38 +224,15 @@ async def _whole_body(request: Request) -> bytes | None:
     return b"".join(chunks)
 
 
-def _refused(refusal: Refusal) -> Delivery:
-    return Delivery(refusal.status, orjson.dumps(refusal.body), refusal.headers)
-
-
-def _fault_delivery(fault: Fault) -> Delivery:
-    """Return the reply of a fault that strikes before an answer is made."""
-    if fault.name == "rate_limited":
-        return _refused(rate_limited(fault.wait_s))
-    if fault.name == "bad_gateway":
-        return Delivery(502, _HTML_502, media_type="text/html")
-    if fault.name == "unavailable":
-        busy = titled(503, "unavailable", "The model is overloaded.")
-        return _refused(replace(busy, headers={"retry-after": f"{fault.wait_s:g}"}))
-    if fault.name == "request_timeout":
-        return _refused(titled(408, "timeout", "The model did not answer in time."))
-    if fault.name == "error_in_200":
-        return Delivery(200, b'{"error":{"message":"The upstream connection was lost.","code":502}}')
-    if fault.name == "closed_before_reply":
-        return Delivery(0, b"")
-    return _refused(upstream(500))
+def _delivery(chat: ChatBody, completed: Completed) -> Delivery | EventStream:
+    if chat.parameters.is_streamed:
+        return EventStream(events_of(completed.reply, has_usage=chat.parameters.has_usage_chunk))
+    return Delivery(200, orjson.dumps(completed.reply))
 
 
 def _spoilt(reply: _Reply, fault: Fault) -> _Reply:
-    """Return the reply as it is after a fault has struck an answer."""
-    delivery = reply.delivery
-    cut_at = 1 + int(fault.share * (len(delivery.body) - 2))
-    if fault.name == "slow":
-        return replace(reply, delay_s=reply.delay_s + fault.wait_s)
-    if fault.name == "cut_body":
-        return replace(reply, delivery=replace(delivery, sent_bytes=cut_at))
-    body = b"" if fault.name == "empty_body" else delivery.body[:cut_at]
-    return replace(reply, delivery=replace(delivery, body=body))
+    delay_s = reply.delay_s + (fault.wait_s if fault.name == "slow" else 0)
+    return replace(reply, delivery=spoilt(reply.delivery, fault), delay_s=delay_s, fault=fault.name)
 
 
 def _on_http_exception(request: Request, error: Exception) -> Response:

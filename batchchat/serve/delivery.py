@@ -1,10 +1,11 @@
-"""A reply's bytes -> the connection, whole or, for some faults, not.
+"""A reply's bytes -> the connection, at once or in a stream of events, whole or, for some faults, not.
 
-What passes in are a status, headers and a body; what comes out are ASGI messages. It does not know why a reply is as it
-is. Two faults need the connection itself, which ASGI does not give: `server.py` puts a function that hangs up into the
-scope's state, under `HANG_UP`.
+What passes in are a status, headers and a body or events; what comes out are ASGI messages. It does not know why a
+reply is as it is. Two faults need the connection itself, which ASGI does not give: `server.py` puts a function that
+hangs up into the scope's state, under `HANG_UP`.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,31 @@ class Delivery:
     def _raw_headers(self) -> list[tuple[bytes, bytes]]:
         named = {"content-type": self.media_type, "content-length": str(len(self.body)), **self.headers}
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class EventStream:
+    """One reply as a stream of server-sent events, each of them sent by itself; an ASGI application too.
+
+    `is_cut` says that the connection ends after them, rather than the reply.
+    """
+
+    events: tuple[bytes, ...]
+    is_cut: bool = False
+    status: int = 200
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        for event in self.events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            # What is written within one turn of the loop goes out together, and one long reply would hold up the rest.
+            await asyncio.sleep(0)
+        if self.is_cut:
+            await _hang_up(scope, receive)
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _hang_up(scope: Scope, receive: Receive) -> None:

@@ -9,7 +9,8 @@ A schema that refers to itself is followed twice; after that optional properties
 they may be, until it ends.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -58,13 +59,35 @@ class _Task:
     subject: Subject
 
 
-def instance_of(schema: Schema, subject: Subject) -> Any:
-    """Return an instance of the schema. Raises SchemaError when none can be made."""
+def instance_of(schema: Schema, subject: Subject, variant: int = 0) -> Any:
+    """Return an instance of the schema; variants 0, 1, 2... differ as far as it allows, and as the subject has words.
+
+    Raises SchemaError when none can be made.
+    """
     document = Document(schema)
-    value = _made(schema, _Place(), _Task(document, subject))
+    value = _made(schema, _Place(variant=variant), _Task(document, subject))
     if not is_valid(value, schema, document):
         raise SchemaError("the embedded endpoint cannot make an instance of it")
     return value
+
+
+def instance_with(schema: Schema, subject: Subject, known: Mapping[str, Any], variant: int = 0) -> Any:
+    """Return an instance of the schema in which properties of the root have the values that are `known` of them.
+
+    `known` has names in lower case; a value that is not allowed does not count. Raises SchemaError when there is none.
+    """
+    properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+    named = {name: known[name.casefold()] for name in properties if name.casefold() in known}
+    if isinstance(schema, dict) and named:
+        with suppress(SchemaError):
+            document = Document(schema)
+            fixed = {
+                name: {"const": value} for name, value in named.items() if is_valid(value, properties[name], document)
+            }
+            value = instance_of({**schema, "properties": {**properties, **fixed}}, subject, variant)
+            if is_valid(value, schema, document):
+                return value
+    return instance_of(schema, subject, variant)
 
 
 def _made(schema: Schema, place: _Place, task: _Task) -> Any:

@@ -6,7 +6,7 @@ finds it in the ledger. It does not know HTTP.
 
     at                 unix seconds at which the request was let in, or refused
     status             the HTTP status; 0 when the connection was closed before a reply
-    fault              the injected fault's name, or null
+    fault              the injected fault's name, that of an oddity asked for as odd/<name>, or null
     delivered          whether a whole answer was sent: status 200 and no fault but `slow`
     response_id        the answer's id; null when none was made
     request_sha256     hex digest of the request's bytes

@@ -5,9 +5,10 @@ sockets or why a limit was reached. Oxen has three shapes of error: a bare `erro
 `error.title` with `status_message` beside them; and `upstream`, whose `status` is a number.
 """
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -50,6 +51,32 @@ def upstream(status: int) -> Refusal:
 def invalid_params(detail: str) -> Refusal:
     """Return the refusal of a body that is malformed; `detail` names the field, the value found and what is allowed."""
     return titled(400, "invalid_params", "The request has invalid parameters.", detail)
+
+
+def invalid_file(description: str) -> Refusal:
+    """Return the refusal of an image, video, sound or file that cannot be used."""
+    refusal = titled(400, "invalid_file_input", "The file input is invalid.", description)
+    return replace(refusal, body={**refusal.body, "status_description": description})
+
+
+def refused(detail: str) -> RefusedError:
+    """Return the error to raise for parameters that are malformed; `detail` as for `invalid_params`."""
+    return RefusedError(invalid_params(detail))
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it: short, and for a container only what it is."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def model_not_found(name: str) -> Refusal:
+    """Return the refusal of a model that nobody serves."""
+    return bare(404, f"Model not found: {name}")
 
 
 def rate_limited(wait_s: float) -> Refusal:

@@ -1,20 +1,25 @@
-"""What a conversation is about: the options it lists, and the words of its last user message.
+"""What a conversation is about: the options it lists, the words and media of its last user message, tools' results.
 
 What passes in are messages; what comes out is a `Subject`, from which every kind of answer is made. The text that lists
-options is not part of what they are chosen by: else "one of: billing, other" would always speak for billing. It does
-not know replies or JSON Schemas.
+options is not part of what they are chosen by: else "one of: billing, other" would always speak for billing. Nor is the
+schema that a prompt spells out. It does not know replies, nor what JSON Schemas mean.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
+from typing import Any
 
-from batchchat.serve.body import Message
+from batchchat.serve.inlineschema import InlineSchema, find_inline_schema
+from batchchat.serve.media import Medium
+from batchchat.serve.message import Message
 from batchchat.serve.options import Listing, find_listing
+from batchchat.serve.schema import Schema
 from batchchat.serve.thesaurus import FALLBACK_NAMES, NEGATIVE, POSITIVE, Concept, concepts_named, hits
-from batchchat.serve.words import first_sentence, key_words, label_stems, normalised, stem, words
+from batchchat.serve.words import first_sentence, key_words, label_stems, normalised, shortened, stem, words
 
 # Longer texts are read at both ends only: a cell of 5 MB must not hold up the server.
 _READ_CHARS = 8_000
@@ -27,6 +32,12 @@ _TASK = re.compile(
     r"|categori|tl;dr|resum|zusammenfass|uebersetz|übersetz)\w*[^\n:]{0,160}(?::[ \t]*\n?|\n)",
     re.IGNORECASE,
 )
+# Looked for before anything slower is: hardly any text has it, as "schema" or as "Schema".
+_SCHEMA_WORD = "chema"
+# A message that corrects an answer says nothing of what it should be about.
+_CORRECTION = re.compile(
+    r"\b(?:fit|match|meet|valid)\w*\b[^\n]{0,60}\bJSON[ -]?Schema\b|\bcorrected JSON\b", re.IGNORECASE
+)
 _NUMBER = re.compile(r"(?<![\w.-])-?\d{1,15}(?:\.\d{1,6})?(?![\w])")
 # Says nothing of a label's meaning when it stands in its name.
 _VAGUE = frozenset(map(stem, ("and", "the", "of", "issue", "request", "problem", "is", "has", "in")))
@@ -34,11 +45,17 @@ _VAGUE = frozenset(map(stem, ("and", "the", "of", "issue", "request", "problem",
 
 @dataclass(frozen=True)
 class Subject:
-    """The last user message without its instruction, the instruction, and the options that the conversation lists."""
+    """The last user message without its instruction, the instruction, and the options that the conversation lists.
+
+    `schema` is the one that a prompt has in its text. `results` is what tools have said, when theirs is the last word.
+    """
 
     text: str
     instruction: str
     options: tuple[str, ...]
+    media: tuple[Medium, ...] = ()
+    results: tuple[str, ...] = ()
+    schema: Schema | None = None
 
     @cached_property
     def folded(self) -> str:
@@ -75,6 +92,11 @@ class Subject:
         """The numbers in the text, as written, in its order."""
         return tuple(float(number) for number in _NUMBER.findall(self.text)[:50])
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the first medium, by names of properties."""
+        return self.media[0].facts if self.media else {}
+
     def hash(self, salt: str = "") -> int:
         """Return a number that is always the same for this text and salt."""
         return int.from_bytes(hashlib.blake2b(f"{salt}\0{self.text}".encode(), digest_size=6).digest())
@@ -82,13 +104,33 @@ class Subject:
 
 def subject_of(messages: Sequence[Message]) -> Subject:
     """Return what these messages are about; there is at least one."""
-    last = _last_user_text(messages)
-    system = "\n".join(message.text[:_READ_CHARS] for message in messages if message.role == "system")
+    last = last_user_message(messages)
+    inline = find_inline_schema(last.text) if _SCHEMA_WORD in last.text else None
+    text = _both_ends(last.text if inline is None else inline.text)
+    system = "\n".join([message.text[:_READ_CHARS] for message in messages if message.role == "system"])
+    subject = _worded(text, system, messages)
+    if len(messages) > 1 and inline is None:
+        inline = _first_inline_schema(messages)
+    results = _results(messages) if messages[-1].role == "tool" else ()
+    if inline is None and not results and not last.media:
+        return subject
+    return replace(subject, media=last.media, results=results, schema=inline.schema if inline else None)
+
+
+def _worded(text: str, system: str, messages: Sequence[Message]) -> Subject:
     listing = find_listing(system[: 2 * _READ_CHARS])
-    if listing is None and (own := find_listing(last)) is not None:
-        return Subject(*_without_listing(last, own, system), own.options)
+    if listing is None and (own := find_listing(text)) is not None:
+        return Subject(*_without_listing(text, own, system), own.options)
     listing = listing or _first_listing(message.text for message in messages if message.role == "user")
-    return Subject(*_without_task(last, system), listing.options if listing else ())
+    return Subject(*_without_task(text, system), listing.options if listing else ())
+
+
+def last_user_message(messages: Sequence[Message]) -> Message:
+    """Return the last message of the user that is more than a correction; without a user, the last of all."""
+    from_user = [message for message in messages if message.role == "user"]
+    if len(from_user) > 1 and _CORRECTION.search(from_user[-1].text[:_READ_CHARS]):
+        from_user.pop()
+    return from_user[-1] if from_user else messages[-1]
 
 
 def best_option(options: Sequence[str], subject: Subject) -> str:
@@ -124,10 +166,23 @@ def _hits(concept: Concept, subject: Subject, said: frozenset[str]) -> int:
     return hits(concept, said - subject.negated, subject.folded) + len(opposite.terms & subject.negated)
 
 
-def _last_user_text(messages: Sequence[Message]) -> str:
-    from_user = [message.text for message in messages if message.role == "user"]
-    text = from_user[-1] if from_user else messages[-1].text
+def _both_ends(text: str) -> str:
     return text if len(text) <= 2 * _READ_CHARS else f"{text[:_READ_CHARS]}\n{text[-_READ_CHARS:]}"
+
+
+def _first_inline_schema(messages: Sequence[Message]) -> InlineSchema | None:
+    for message in messages:
+        if _SCHEMA_WORD in message.text and message.role in ("system", "user"):
+            found = find_inline_schema(message.text)
+            if found is not None:
+                return found
+    return None
+
+
+def _results(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Return what the tools said after everybody else."""
+    from_tools = takewhile(lambda message: message.role == "tool", reversed(messages))
+    return tuple(shortened(message.text.strip(), _READ_CHARS) for message in from_tools)[::-1]
 
 
 def _first_listing(texts: Iterable[str]) -> Listing | None:

@@ -4,7 +4,10 @@ Four bytes are about four letters of English, two of Cyrillic, and one and a thi
 tokenizers make of these. What passes in is text; it does not know models or messages.
 """
 
+import re
+
 BYTES_PER_TOKEN = 4
+_PIECE = re.compile(r"\s*\S{1,24}|\s+")
 
 
 def token_count(text: str) -> int:
@@ -24,3 +27,8 @@ def cut_to_tokens(text: str, limit: int) -> str:
         return start.rstrip()
     # A script without spaces, or one word longer than the limit, has no word's end to cut at.
     return (start.rsplit(None, 1)[0] if len(start.split(None, 1)) > 1 else start).rstrip()
+
+
+def pieces(text: str) -> list[str]:
+    """Return the text in the pieces in which it is streamed: words with the space before them, long ones in several."""
+    return _PIECE.findall(text)

@@ -31,6 +31,11 @@ def plain_answer(subject: Subject) -> str:
     """Return the text that answers a subject: exactly one option, when the conversation lists some."""
     if subject.options:
         return best_option(subject.options, subject)
+    if subject.results:
+        return f"{MARK} The {'tools say' if len(subject.results) > 1 else 'tool says'}: {'; '.join(subject.results)}"
+    if subject.media:
+        seen = " ".join(medium.sentence for medium in subject.media)
+        return f"{MARK} {seen} {_quotation(subject)}" if subject.sentence else f"{MARK} {seen}"
     if not subject.sentence:
         return f"{MARK} The message has no words."
     task = normalised(subject.instruction)
@@ -38,8 +43,7 @@ def plain_answer(subject: Subject) -> str:
         return f"{MARK} Not translated, as this is no language model.{_key_words(subject)}"
     if any(word in task for word in _SUMMARY):
         return subject.sentence
-    stop = "" if subject.sentence[-1] in ".!?" else "."
-    return f"{MARK} {subject.sentence}{stop}{_key_words(subject)}"
+    return f"{MARK} {_quotation(subject)}"
 
 
 def object_answer(subject: Subject) -> dict[str, Any]:
@@ -68,11 +72,18 @@ def text_for(name: str, subject: Subject, variant: int = 0) -> str:
     return (subject.sentence or f"no {name or 'text'}") + (f" ({variant})" if variant else "")
 
 
+def _quotation(subject: Subject) -> str:
+    stop = "" if subject.sentence[-1] in ".!?" else "."
+    return f"{subject.sentence}{stop}{_key_words(subject)}"
+
+
 def _key_words(subject: Subject) -> str:
     return f" Key words: {', '.join(subject.key_words)}." if subject.key_words else ""
 
 
 def _value_of(key: str, subject: Subject) -> Any:
+    if key.casefold() in subject.facts:
+        return subject.facts[key.casefold()]
     if key.casefold() in ("label", "category", "answer", "class") and subject.options:
         return best_option(subject.options, subject)
     if re.search(r"keywords|tags|topics|items|list", key.casefold()):
