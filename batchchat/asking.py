@@ -8,21 +8,27 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from batchchat.errors import BatchchatError, InterruptedRunError
 from batchchat.job import Job
 from batchchat.keep.checkpoint import Checkpoint
-from batchchat.records import Chunk, Progress
+from batchchat.prompt.media import MediaError, build
+from batchchat.records import ChatRequest, Chunk, Failure, Progress
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing
-from batchchat.send.schedule import Schedule
-from batchchat.send.transport import Transport
+from batchchat.send.schedule import Schedule, Send
+from batchchat.send.structured import Structure
+from batchchat.send.transport import Reply, Transport
 
 if TYPE_CHECKING:
     from batchchat.show.progress import Observer
+
+BUILD_THREADS = 2
+"""Threads that read images and make bodies of them: the hashing and coding go on without Python's lock."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,8 +60,17 @@ class StopSwitch:
 class Asking:
     """Asks everything that a feed brings and the checkpoint does not have; `progress` says how far it is."""
 
-    def __init__(self, job: Job, api_key: str | None, checkpoint: Checkpoint, *, retries_final: bool = False) -> None:
+    def __init__(
+        self,
+        job: Job,
+        api_key: str | None,
+        checkpoint: Checkpoint,
+        structure: Structure | None,
+        *,
+        retries_final: bool = False,
+    ) -> None:
         self._job = job
+        self._structure = structure
         self._api_key = api_key
         self._checkpoint = checkpoint
         self._retries_final = retries_final
@@ -76,21 +91,27 @@ class Asking:
             base_url = self._job.endpoint.resolved_base_url
             if self._job.endpoint.is_embedded:
                 base_url = stack.enter_context(_embedded_endpoint())
+            threads = stack.enter_context(ThreadPoolExecutor(BUILD_THREADS, "build"))
             runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
-            runner.run(self._ask(base_url, feed, observed, stop_switch))
+            limits = self._job.limits
+            transport = Transport(base_url, api_key=self._api_key, timeout_s=limits.timeout_s)
+            send = _sender(transport, threads, self._job.input.max_media_bytes)
+            runner.run(self._ask(transport, send, feed, observed, stop_switch))
 
-    async def _ask(self, base_url: str, feed: Iterator[Chunk], observe: Observer, stop_switch: StopSwitch) -> None:
+    async def _ask(
+        self, transport: Transport, send: Send, feed: Iterator[Chunk], observe: Observer, stop_switch: StopSwitch
+    ) -> None:
         limits = self._job.limits
-        transport = Transport(base_url, api_key=self._api_key, timeout_s=limits.timeout_s)
         pacing = Pacing(
             RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
             Concurrency(limits.concurrency, asyncio.get_running_loop().time()),
             limits.max_attempts,
             limits.grace_s,
+            int(limits.in_flight_bytes),
             model_varies="{{" in self._job.request.model or "{%" in self._job.request.model,
         )
         store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
-        schedule = Schedule(feed, store, transport.send, pacing, observe)
+        schedule = Schedule(feed, store, send, pacing, observe, self._structure)
         stop_switch.connect(schedule)
         try:
             with _stopped_by_signals(schedule):
@@ -98,6 +119,21 @@ class Asking:
         finally:
             stop_switch.connect(None)
             await transport.aclose()
+
+
+def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
+    """Return what builds a request's body, when it has media, and sends it."""
+
+    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+        if request.media:
+            loop = asyncio.get_running_loop()
+            try:
+                body = await loop.run_in_executor(threads, build, request, body, max_bytes)
+            except MediaError as error:
+                return Failure("media", str(error))
+        return await transport.send(body)
+
+    return send
 
 
 class _CheckpointStore:

@@ -152,7 +152,7 @@ def check(job: Path, limit: int | None, output: Path | None, endpoint: str | Non
     plan = pipeline.prepare(loaded)
     pipeline.api_key(loaded)
     failures = 0
-    for row, failure in pipeline.template_failures(plan):
+    for row, failure in pipeline.unaskable_rows(plan):
         failures += 1
         if failures <= 10:
             _complain(f"row {row.name}: {failure.message}")

@@ -13,9 +13,12 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
+    StrictBool,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
 )
 
@@ -50,6 +53,9 @@ def _no_bool(value: Any) -> Any:
 
 NoBool = BeforeValidator(_no_bool)
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NoBool]
+Size = Annotated[
+    ByteSize, Field(ge=1), NoBool, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]})
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,12 @@ class Input(Section):
     """Read at most this many rows."""
     id: NonEmpty | None = None
     """Column that names a row in errors; default: the row number, from 1."""
+    media_root: FilePath | None = None
+    """Folder of the images and videos that rows name by relative paths; default: the input's folder."""
+    max_media_bytes: Size = ByteSize(20 * 2**20)
+    """Largest image or video file that is sent, such as `20MB`."""
+    max_image_side: Annotated[int, Field(ge=1), NoBool] | None = None
+    """Shrink local images whose longer side has more pixels; needs Pillow (`pip install 'batchchat[images]'`)."""
 
 
 class Output(Section):
@@ -106,6 +118,8 @@ class Output(Section):
     """Put before the name of every new column that `columns` does not rename."""
     keep: list[NonEmpty] | None = None
     """Input columns to write; default: all."""
+    raw: bool = False
+    """Write the whole reply, as JSON text, as the column `raw`."""
 
 
 class Checkpoint(Section):
@@ -185,6 +199,15 @@ class Endpoint(Section):
         return f"{parts.netloc}{parts.path}"
 
 
+def _has_template(value: Any) -> bool:
+    """Whether a string in `value`, at any depth, is a template."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, dict):
+        return any(_has_template(item) for pair in value.items() for item in pair)
+    return isinstance(value, list) and any(_has_template(item) for item in value)
+
+
 class Request(BaseModel):
     """The body of the request, as the API has it; every string in it is a Jinja2 template over the row."""
 
@@ -194,8 +217,11 @@ class Request(BaseModel):
     """The model to ask."""
     messages: list[dict[str, Any]] | NonEmpty
     """The conversation: a list of messages, or one template that gives such a list."""
-    stream: Literal[False] | None = None
-    """Whether replies come in pieces: false, as they are read whole."""
+    stream: StrictBool | NonEmpty | None = None
+    """Whether replies come in pieces: the answers are the same, and `first_token_s` says when each began."""
+    response_schema: dict[str, Any] | NonEmpty | None = None
+    """What an answer must be, sent as a strict `response_format`: `{category: [billing, other], urgent: boolean}`, a
+    JSON Schema, the path of one, or `module:Class` of a Pydantic model."""
 
     @field_validator("messages")
     @classmethod
@@ -205,13 +231,28 @@ class Request(BaseModel):
             raise ValueError(message)
         return messages
 
-    @field_validator("stream", mode="before")
+    @field_validator("stream")
     @classmethod
-    def _refuse_streaming(cls, stream: Any) -> Any:
-        if stream not in (None, False):
-            message = "cannot be used: replies are read whole. Remove it; the answers are the same"
+    def _true_or_false(cls, stream: bool | str | None) -> bool | str | None:
+        if isinstance(stream, str) and not _has_template(stream):
+            message = "must be true or false"
             raise ValueError(message)
         return stream
+
+    @property
+    def schema_of_answers(self) -> Any:
+        """The JSON Schema that `response_format` asks for; None when there is none, or when each row has its own."""
+        wanted = (self.model_extra or {}).get("response_format")
+        wanted = wanted.get("json_schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
+        schema = wanted.get("schema") if isinstance(wanted, dict) else None
+        return None if _has_template(schema) else schema
+
+    @property
+    def optional_columns(self) -> frozenset[str]:
+        """The output columns that only this request has a use for."""
+        extra = self.model_extra or {}
+        asked = {"completions": extra.get("n") not in (None, 1), "logprobs": bool(extra.get("logprobs"))}
+        return frozenset(name for name, is_asked in asked.items() if is_asked)
 
     def as_body(self) -> dict[str, Any]:
         """The body to send: model, messages, then the rest by name, so that the order in the file does not count."""
@@ -232,6 +273,8 @@ class Limits(Section):
     """Attempts of one row before it fails; rate limits (429) do not count."""
     timeout_s: Annotated[float, Field(gt=0, le=86400), NoBool] = 120
     """Seconds for one attempt, from connect to the last byte."""
+    in_flight_bytes: Size = ByteSize(256 * 2**20)
+    """Bytes of the requests in flight at once, such as `256MB`; a larger request goes alone."""
     grace_s: Annotated[float, Field(ge=0, le=3600), NoBool] = 30
     """Seconds that requests in flight may still take after Ctrl-C or SIGTERM."""
 

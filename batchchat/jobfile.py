@@ -17,8 +17,10 @@ from batchchat.errors import JobError, Problem, TemplateError
 from batchchat.job import PRESETS, Job
 from batchchat.jobproblems import describe
 from batchchat.jobyaml import KeyPath, Position, dotted, parse_value, parse_yaml, position_of
+from batchchat.responseschema import response_format
 
-PATH_FIELDS = (("input", "path"), ("output", "path"), ("checkpoint", "path"))
+PATH_FIELDS = (("input", "path"), ("input", "media_root"), ("output", "path"), ("checkpoint", "path"))
+_SCHEMA: KeyPath = ("request", "response_schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,10 @@ class LoadedJob:
     job: Job
     label: str = "the job"
     positions: Mapping[KeyPath, Position] = field(default_factory=dict)
+
+    def problem(self, path: KeyPath, text: str) -> JobError:
+        """Return the error of a value of the job that only shows when it is used."""
+        return JobError([problem_at(path, text, self.positions, self.label)])
 
     def locate(self, error: TemplateError) -> JobError:
         """Turn a template's error into one that names the line of the job file."""
@@ -104,18 +110,48 @@ def _checked(
             del data[section]  # all of its keys are commented out
     _override(data, positions, overrides)
     _resolve_paths(data, base)
-    job = _validated(data, positions, label)
+    wrong = _resolve_schema(data, base)
+    job = _validated(data, positions, label, wrong)
     if job.checkpoint.path is None:
         kept = job.checkpoint.model_copy(update={"path": base / ".batchchat" / f"{job.name}.sqlite"})
         job = job.model_copy(update={"checkpoint": kept})
     return LoadedJob(job, label, positions)
 
 
-def _validated(data: dict[str, Any], positions: Mapping[KeyPath, Position], label: str) -> Job:
+def _validated(
+    data: dict[str, Any], positions: Mapping[KeyPath, Position], label: str, wrong_schema: str | None
+) -> Job:
+    problems = [] if wrong_schema is None else [problem_at(_SCHEMA, wrong_schema, positions, label)]
     try:
-        return Job.model_validate(data)
+        job = Job.model_validate(data)
     except ValidationError as error:
-        raise JobError(describe(error, data, positions, label)) from error
+        raise JobError([*describe(error, data, positions, label), *problems]) from error
+    if problems:
+        raise JobError(problems)
+    return job
+
+
+def problem_at(path: KeyPath, text: str, positions: Mapping[KeyPath, Position], label: str) -> Problem:
+    """Return a problem of a value of the job, with the line at which it stands."""
+    position = position_of(path, positions)
+    where = label if position is None else position.label or f"{label}:{position.line_of(1)}"
+    return Problem(where, dotted(path), text)
+
+
+def _resolve_schema(data: dict[str, Any], base: Path) -> str | None:
+    """Put the response format that `request.response_schema` stands for beside it; return what is wrong with it."""
+    request = data.get("request")
+    if not isinstance(request, dict) or request.get("response_schema") is None:
+        return None
+    if request.get("response_format") is not None:
+        return "stands beside response_format, and both say what an answer must be; remove one of them"
+    try:
+        data["request"] = {**request, "response_format": response_format(request["response_schema"], base)}
+    except ValueError as error:
+        return str(error)
+    if isinstance(request["response_schema"], type):
+        data["request"]["response_schema"] = request["response_schema"].__name__
+    return None
 
 
 def _absolute(path: str | os.PathLike[str], base: Path) -> str | Path:

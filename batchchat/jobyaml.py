@@ -125,6 +125,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str, label: str) -> Problem:
         reason = "a tab stands where YAML wants spaces; indent with spaces"
     elif getattr(error, "context", None) == "while scanning an alias":
         reason = "`*` begins an alias; put a glob in quotes"
+    elif reason.endswith("but got '?'"):
+        reason = 'within { } or [ ], text with a question mark must stand in quotes, such as "string?"'
     return Problem(f"{label}:{mark.line + 1}", "", f"is not YAML: {reason} (column {mark.column + 1})")
 
 

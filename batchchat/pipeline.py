@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from batchchat.asking import Asking, StopSwitch
 from batchchat.errors import (
@@ -27,11 +27,14 @@ from batchchat.errors import (
 )
 from batchchat.jobfile import LoadedJob
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint, own_files, prepare_folder, set_aside
+from batchchat.keep.digests import open_digests
 from batchchat.keep.lock import locked
+from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, require_pillow
 from batchchat.prompt.request import Prompt, compile_prompt
-from batchchat.read.location import would_read
+from batchchat.read.location import folder_of, would_read
 from batchchat.read.source import Source, frame_source, open_source
 from batchchat.records import Batch, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Row, RunSummary
+from batchchat.send.structured import Structure
 from batchchat.show.progress import shown
 from batchchat.write.collector import Collector, FirstRows
 from batchchat.write.columns import OutputPlan, answer_columns, plan_output
@@ -59,6 +62,7 @@ class Plan:
     prompt: Prompt
     output: OutputPlan
     checkpoint_path: Path
+    structure: Structure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +89,9 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
         BatchchatError: the run was stopped or could not start; once it has begun, the error carries its `summary`.
     """
     started_at = time.monotonic()
-    with opened(plan, is_fresh=options.is_fresh) as checkpoint:
+    with opened(plan, is_fresh=options.is_fresh) as checkpoint, remembering(plan) as plan:
         before = checkpoint.start_run(plan.source.total_rows)
-        asking = Asking(plan.job, api_key, checkpoint, retries_final=options.retries_errors)
+        asking = Asking(plan.job, api_key, checkpoint, plan.structure, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
         try:
             with shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe:
@@ -144,16 +148,47 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None)
             source.columns,
             endpoint_name=job.endpoint.resolved_name,
             dedupe=job.checkpoint.dedupe,
+            media=_media_folder(loaded),
         )
     except TemplateError as error:
         raise loaded.locate(error) from error
-    output = plan_output(source.columns, keep=job.output.keep, rename=job.output.columns, prefix=job.output.prefix)
+    schema = job.request.schema_of_answers
+    structure = _structure(loaded, schema)
+    output = plan_output(
+        source.columns,
+        keep=job.output.keep,
+        rename=job.output.columns,
+        prefix=job.output.prefix,
+        schema=schema,
+        extra=job.request.optional_columns | ({"raw"} if job.output.raw else set()),
+    )
     assert job.checkpoint.path is not None
     if job.output.path is not None:
         check_output(job.output.path, source.files)
     _check_places(job, source)
     # One file has one lock, by whatever link it is reached.
-    return Plan(job, source, prompt, output, Path(os.path.realpath(job.checkpoint.path)))
+    return Plan(job, source, prompt, output, Path(os.path.realpath(job.checkpoint.path)), structure)
+
+
+def _media_folder(loaded: LoadedJob) -> MediaFolder:
+    """Return where rows may name images and videos, of which nothing is known yet."""
+    wanted = loaded.job.input
+    if wanted.media_root is not None and not wanted.media_root.is_dir():
+        raise loaded.problem(("input", "media_root"), f"{wanted.media_root} is not a folder")
+    if wanted.max_image_side is not None:
+        require_pillow()
+    root = wanted.media_root or (folder_of(wanted.path) if wanted.path else None)
+    return MediaFolder(root, int(wanted.max_media_bytes), wanted.max_image_side, Unremembered())
+
+
+def _structure(loaded: LoadedJob, schema: Any) -> Structure | None:
+    if schema is None:
+        return None
+    try:
+        return Structure(schema)
+    except ValueError as error:
+        is_short = loaded.job.request.response_schema is not None
+        raise loaded.problem(("request", "response_schema" if is_short else "response_format"), str(error)) from error
 
 
 def _check_places(job: Job, source: Source) -> None:
@@ -216,6 +251,18 @@ def opened(plan: Plan, *, is_fresh: bool = False) -> Iterator[Checkpoint]:
         yield stack.enter_context(open_checkpoint(plan.checkpoint_path))
 
 
+@contextmanager
+def remembering(plan: Plan, *, is_read_only: bool = False) -> Iterator[Plan]:
+    """Let a plan know the content of the media that were read before, and remember what it reads, in its checkpoint."""
+    with open_digests(plan.checkpoint_path, is_read_only=is_read_only) as digests:
+        yield _with_memory(plan, digests)
+
+
+def _with_memory(plan: Plan, memory: MediaMemory, *, look_only: bool = False) -> Plan:
+    media = replace(plan.prompt.media, memory=memory, look_only=look_only)
+    return replace(plan, prompt=replace(plan.prompt, media=media))
+
+
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """Yield the requests of all rows in input order, a bounded number at a time."""
     requests: list[ChatRequest] = []
@@ -225,7 +272,7 @@ def chunks(plan: Plan) -> Iterator[Chunk]:
             failed_row_count += 1
         else:
             requests.append(made)
-            size_bytes += len(made.body)
+            size_bytes += made.held_bytes
         if len(requests) + failed_row_count >= CHUNK_ROWS or size_bytes >= CHUNK_BYTES:
             yield Chunk(requests, failed_row_count)
             requests, failed_row_count, size_bytes = [], 0, 0
@@ -267,7 +314,8 @@ def write_output(
 
 def _outcomes(plan: Plan, checkpoint: Checkpoint, batch: Batch) -> list[Outcome | None]:
     made = [plan.prompt.request(row) for row in batch.rows]
-    stored = checkpoint.outcomes([request.key if isinstance(request, ChatRequest) else None for request in made])
+    keys = [request.key if isinstance(request, ChatRequest) else None for request in made]
+    stored = checkpoint.outcomes(keys, with_replies=plan.job.output.raw)
     return [
         FailedRow(request, is_transient=False, latency_s=None, attempts=0) if isinstance(request, Failure) else outcome
         for request, outcome in zip(made, stored, strict=True)
@@ -281,12 +329,15 @@ def export(plan: Plan) -> None:
         CheckpointError: there is no checkpoint, or it cannot be read.
         OutputError: the output cannot be written.
     """
-    with open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint:
-        write_output(plan, checkpoint, is_partial=True)
+    with (
+        open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
+        remembering(plan, is_read_only=True) as knowing,
+    ):
+        write_output(knowing, checkpoint, is_partial=True)
 
 
-def template_failures(plan: Plan) -> Iterator[tuple[Row, Failure]]:
-    """Yield every row that cannot be turned into a request, and why."""
-    for row, made in prepared_rows(plan):
+def unaskable_rows(plan: Plan) -> Iterator[tuple[Row, Failure]]:
+    """Yield every row that cannot be turned into a request, and why; of its media only the beginning is read."""
+    for row, made in prepared_rows(_with_memory(plan, Unremembered(), look_only=True)):
         if isinstance(made, Failure):
             yield row, made

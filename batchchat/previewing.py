@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 from batchchat import pipeline
 from batchchat.asking import Asking, StopSwitch
 from batchchat.jobfile import LoadedJob
+from batchchat.prompt.media import MediaError, build
 from batchchat.records import Answer, ChatRequest, Chunk, Failure, Outcome, Row
 
 
@@ -24,7 +26,17 @@ def preview(loaded: LoadedJob, count: int, *, sends: bool) -> list[dict[str, Any
     outcomes = _send(loaded, plan, rows) if sends else {}
     endpoint = plan.job.endpoint
     url = "the embedded endpoint" if endpoint.is_embedded else f"{endpoint.resolved_base_url}/chat/completions"
-    return [_shown(url, row, made, outcomes) for row, made in rows]
+    return [_shown(url, row, _built(plan, made), outcomes) for row, made in rows]
+
+
+def _built(plan: pipeline.Plan, made: ChatRequest | Failure) -> ChatRequest | Failure:
+    """Return a request with the body that is sent: local images and videos in their places."""
+    if isinstance(made, Failure) or not made.media:
+        return made
+    try:
+        return replace(made, body=build(made, made.body, plan.prompt.media.max_bytes))
+    except MediaError as error:
+        return Failure("media", str(error))
 
 
 def _send(
@@ -34,7 +46,7 @@ def _send(
     key = pipeline.api_key(loaded)
     with pipeline.opened(plan) as checkpoint:
         # Not a run of its own: `status` and the next run still tell how the last one ended.
-        Asking(plan.job, key, checkpoint).ask(iter([Chunk(requests)]), lambda _: None, StopSwitch())
+        Asking(plan.job, key, checkpoint, plan.structure).ask(iter([Chunk(requests)]), lambda _: None, StopSwitch())
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,12 +41,45 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """A local image or video that a request holds as a `data:` URL, once it is built.
+
+    `at` leads to the URL's place in the body (keys and positions). `source` is the file's resolved path, or the bytes
+    themselves where a row holds them. `size_bytes` and `mtime_ns` are those of the file whose content has `digest`; a
+    file that is another by the time it is sent is a failure. `max_image_side` is the pixels to shrink an image to.
+    """
+
+    at: tuple[str | int, ...]
+    name: str
+    source: Path | bytes
+    mime_type: str
+    digest: bytes
+    size_bytes: int
+    mtime_ns: int = 0
+    max_image_side: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One request: `body` is the JSON to send, `key` the identity of its answer, `row_name` whom to name in errors."""
+    """One request: `body` is the JSON to send, `key` the identity of its answer, `row_name` whom to name in errors.
+
+    Where there are `media`, `body` names each by its content, and is sent with their data in these places.
+    """
 
     key: bytes
     body: bytes
     row_name: str
+    media: tuple[Media, ...] = ()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that it takes in memory before it is built."""
+        return len(self.body) + sum(len(one.source) for one in self.media if isinstance(one.source, bytes))
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of the body that is sent, as near as the sizes of its media tell; base64 makes four of every three."""
+        return len(self.body) + sum(one.size_bytes * 4 // 3 + 4 for one in self.media)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +104,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model answered, as the reply's first choice has it."""
+    """What the model answered, as the reply's first choice has it.
+
+    `parsed` is the JSON in it that fits the job's schema, as text; `completions` has the content of every choice when
+    there are several; `logprobs` is JSON text.
+    """
 
     content: str | None
     tool_calls: tuple[ToolCall, ...] = ()
@@ -80,13 +118,17 @@ class Completion:
     usage: Usage = field(default_factory=Usage)
     model: str | None = None
     response_id: str | None = None
+    parsed: str | None = None
+    completions: tuple[str | None, ...] = ()
+    logprobs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt, or a row, has no answer.
 
-    `kind` is one word: `template` (the row cannot be turned into a request), `connect`, `timeout`, `rate_limit`,
+    `kind` is one word: `template` (the row cannot be turned into a request), `media` (nor can a file that it names),
+    `schema` (what came back does not fit the job's schema), `connect`, `timeout`, `rate_limit`,
     `server`, `auth`, `credits`, `not_found`, `context_length`, `content_filter`, `bad_request`, `too_large`,
     `protocol` (not a chat-completions reply), `empty_reply`. `status` is the HTTP status, None when there was no reply.
     `code` is the provider's own machine-readable word. `retry_after_s` is the server's wish, in seconds from the reply.
@@ -104,22 +146,32 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A completion that was received, the reply as it came, the seconds its attempt took, and attempts made."""
+    """A completion that was received, and the reply as it came, a stream as assembled.
+
+    `latency_s` is what its last attempt took, `first_token_s` the time to the first piece of a stream; `attempts` were
+    made in all. `completion.usage` sums what all of the row's replies report.
+    """
 
     completion: Completion
     reply: bytes
     latency_s: float
     attempts: int
+    first_token_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """A row that was given up: its last failure, whether a later run may well succeed, and what was tried."""
+    """A row that was given up: its last failure, whether a later run may well succeed, and what was tried.
+
+    `completion` and `reply` are there when a model did answer, and its text was not good enough.
+    """
 
     failure: Failure
     is_transient: bool
     latency_s: float | None
     attempts: int
+    completion: Completion | None = None
+    reply: bytes = b""
 
 
 Outcome = Answer | FailedRow
@@ -141,6 +193,7 @@ class Progress:
     request of this run) and `rows_failed` were given up. Requests of this run: `requests_sent` in all, of which
     `rate_limited` were turned away and `possibly_billed` ended without a known outcome. `in_flight_bound` is how many
     may be under way until the next commit, `concurrency` the limit on them. Tokens are those of this run's replies.
+    `notes` are sentences for the user on what the run found out and goes on with.
     """
 
     rows_read: int = 0
@@ -155,6 +208,7 @@ class Progress:
     concurrency: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,11 @@ from batchchat.send.failures import (
     CONTEXT_CODES,
     MODEL_CODES,
     MONEY_CODES,
+    SAMPLING_CODES,
     Verdict,
     is_transient,
     kind_of,
+    status_of,
     verdict,
 )
 
@@ -80,6 +82,46 @@ def test_money_code_needs_its_status(status: int, code: str) -> None:
 def test_code_of_a_refusal_gives_the_kind(status: int, codes: frozenset[str], kind: str) -> None:
     """Each known code of a refused request means the same with each of the statuses of a refusal."""
     assert {kind_of(status, frozenset({code}), "no message") for code in codes} == {kind}
+
+
+@pytest.mark.parametrize("code", ["tool_use_failed", "json_validate_failed"])
+def test_what_the_model_wrote_wrongly_is_asked_again(code: str) -> None:
+    """Groq's 400 for a call or JSON that the model got wrong is chance, not the row's fault; with a 422 it is not."""
+    assert code in SAMPLING_CODES
+    assert kind_of(400, frozenset({code, "invalid_request_error"}), "maximum context length is") == "server"
+    assert kind_of(422, frozenset({code}), "") == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (NO_CODES, 502),
+        (frozenset({"server_error", ""}), 502),
+        (frozenset({"rate_limit_error"}), 429),
+        (frozenset({"rate_limit_error", "insufficient_quota"}), 402),
+        (frozenset({"invalid_request_error", "model_not_found"}), 404),
+        (frozenset({"invalid_request_error", "invalid_api_key"}), 401),
+        (frozenset({"rate_limit_error", "content_filter"}), 400),
+    ],
+)
+def test_words_without_a_status_mean_one(words: frozenset[str], status: int) -> None:
+    """The most particular of an error's words says which status it would have had."""
+    assert status_of(words) == status
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        (MONEY_CODES, "credits"),
+        (MODEL_CODES, "not_found"),
+        (CONTENT_CODES, "content_filter"),
+        (CONTEXT_CODES, "context_length"),
+        (SAMPLING_CODES, "server"),
+    ],
+)
+def test_code_means_the_same_without_a_status(codes: frozenset[str], kind: str) -> None:
+    """A code that comes inside a 200 means what it means with the status it usually has."""
+    assert {kind_of(status_of(frozenset({code})), frozenset({code}), "") for code in codes} == {kind}
 
 
 @pytest.mark.parametrize("status", [400, 404])
@@ -159,6 +201,8 @@ def test_words_beyond_the_first_decide_nothing() -> None:
     ("kind", "expected"),
     [
         ("template", Verdict.ROW),
+        ("media", Verdict.ROW),
+        ("schema", Verdict.ROW),
         ("bad_request", Verdict.ROW),
         ("context_length", Verdict.ROW),
         ("content_filter", Verdict.ROW),

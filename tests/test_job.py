@@ -121,6 +121,7 @@ def test_smallest_job_has_the_defaults() -> None:
         "concurrency": "auto",
         "max_attempts": 6,
         "timeout_s": 120.0,
+        "in_flight_bytes": 256 * 2**20,
         "grace_s": 30.0,
     }
 
@@ -367,17 +368,41 @@ def test_any_other_key_is_sent_as_it_stands() -> None:
     assert body == {**REQUEST, **extra}
 
 
-@pytest.mark.parametrize("value", [True, "true", "{{ x }}", 1])
-def test_streaming_is_refused(value: object) -> None:
-    """Replies are read whole, so a job that asks for a stream is wrong before it runs."""
-    message = "Value error, cannot be used: replies are read whole. Remove it; the answers are the same"
-    assert _message(Request, {**REQUEST, "stream": value}) == message
-
-
-@pytest.mark.parametrize("value", [None, False])
-def test_stream_switched_off_is_allowed(value: object) -> None:
-    """A body pasted from elsewhere may say that it does not stream."""
+@pytest.mark.parametrize("value", [None, False, True, "{{ x }}"])
+def test_stream_is_sent_as_written(value: object) -> None:
+    """True, false, or a template that says it for each row."""
     assert Request.model_validate({**REQUEST, "stream": value}).as_body()["stream"] == value
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "x"])
+def test_stream_that_is_text_is_refused(value: object) -> None:
+    """A text that is no template would be sent as a text, which no endpoint takes."""
+    assert _message(Request, {**REQUEST, "stream": value}) == "Value error, must be true or false"
+
+
+def test_schema_of_answers_is_that_of_the_response_format() -> None:
+    """A schema that is the same for all rows is known before the first; one with a template in it is not."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    assert Request.model_validate({**REQUEST, "response_format": wanted}).schema_of_answers == schema
+    wanted["json_schema"] = {"schema": {**schema, "title": "{{ x }}"}}
+    assert Request.model_validate({**REQUEST, "response_format": wanted}).schema_of_answers is None
+    assert Request.model_validate({**REQUEST, "response_format": {"type": "json_object"}}).schema_of_answers is None
+    assert Request.model_validate(REQUEST).schema_of_answers is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "columns"),
+    [
+        ({}, set()),
+        ({"n": 1}, set()),
+        ({"n": 3, "logprobs": True}, {"completions", "logprobs"}),
+        ({"n": "{{ x }}", "logprobs": False}, {"completions"}),
+    ],
+)
+def test_optional_columns_are_those_with_a_use(extra: dict[str, object], columns: set[str]) -> None:
+    """Columns for several choices and for log probabilities are there when the request asks for these."""
+    assert Request.model_validate({**REQUEST, **extra}).optional_columns == columns
 
 
 def test_messages_may_be_one_template() -> None:

@@ -19,7 +19,7 @@ from batchchat.prompt.template import compile_request
 REQUEST = "request:\n  model: m\n  messages:\n    - role: user\n      content: hi\n"
 TOP = "checkpoint, endpoint, input, limits, name, output, request"
 ENDPOINT = "api_key_env, base_url, name, provider"
-LIMITS = "concurrency, grace_s, max_attempts, requests_per_minute, timeout_s, tokens_per_minute"
+LIMITS = "concurrency, grace_s, in_flight_bytes, max_attempts, requests_per_minute, timeout_s, tokens_per_minute"
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_all_problems_come_at_once_in_file_order(path: Path) -> None:
         "input: {limit: 0, format: tsv, model: m, zzz: 1}\n"
     )
     providers = "'oxen', 'openai', 'openrouter', 'together', 'groq', 'mistral', 'ollama', 'vllm', 'llamacpp' or 'local'"
-    rows = "format, id, limit, path, where"
+    rows = "format, id, limit, max_image_side, max_media_bytes, media_root, path, where"
     assert _problems(path, text) == [
         f"FILE:1: inptu: unknown key; did you mean `input`? Allowed here: {TOP}",
         "FILE:4: output.columns.completion: must not be empty; found ''",
@@ -199,15 +199,33 @@ def test_wrong_message_is_one_problem(path: Path) -> None:
     ]
 
 
-def test_stream_is_one_problem_of_several(path: Path) -> None:
-    """The line is that of `stream`, and what else is wrong with the request is reported too."""
-    text = "request:\n  messages: 5\n  model: m\n  stream: true\n"
+def test_response_schema_is_one_problem_of_several(path: Path) -> None:
+    """The line is that of `response_schema`, and what else is wrong with the request is reported too."""
+    text = "request:\n  messages: 5\n  model: m\n  response_schema: nowhere.json\n"
+    first, second = _problems(path, text)
+    assert first == "FILE:2: request.messages: must be a list, or must be text (put it in quotes); found 5"
+    assert second.startswith("FILE:4: request.response_schema: ")
+    assert "nowhere.json" in second
+
+
+def test_response_schema_becomes_the_response_format(path: Path) -> None:
+    """The short form is sent as the strict format that endpoints take; the words of the job file are not sent."""
+    path.write_text("request: {model: m, messages: x, response_schema: {label: [a, b]}}")
+    body = load_job(path).job.request.as_body()
+    assert body["response_format"]["json_schema"]["schema"]["properties"] == {
+        "label": {"type": "string", "enum": ["a", "b"]}
+    }
+    assert "response_schema" not in body
+
+
+def test_response_schema_beside_a_response_format_is_refused(path: Path) -> None:
+    """Two wishes for the same thing are a mistake."""
+    text = "request: {model: m, messages: x, response_schema: {a: string}, response_format: {type: json_object}}"
     assert _problems(path, text) == [
-        "FILE:2: request.messages: must be a list, or must be text (put it in quotes); found 5",
         (
-            "FILE:4: request.stream: cannot be used: replies are read whole. Remove it; the answers are the same;"
-            " found True"
-        ),
+            "FILE:1: request.response_schema: stands beside response_format, and both say what an answer must be;"
+            " remove one of them"
+        )
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import orjson
 import polars as pl
 import pytest
+from PIL import Image
 from polars.testing import assert_frame_equal
 
 from batchchat.write.columns import COLUMNS
@@ -13,22 +14,22 @@ from tests.running import ROOT, batchchat
 JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.yaml"))
 
 
-def run_job(name: str, folder: Path, suffix: str) -> Path:
+def run_job(name: str, folder: Path, suffix: str, *options: str) -> Path:
     """Run a job of the repository with its output and checkpoint in `folder`."""
     output = folder / f"out{suffix}"
     checkpoint = f"checkpoint.path={folder / 'answers.sqlite'}"
-    ended = batchchat("run", ROOT / "jobs" / name, "--output", output, "--set", checkpoint)
+    ended = batchchat("run", ROOT / "jobs" / name, "--output", output, "--set", checkpoint, *options)
     assert ended.code == 0, ended.stderr
     return output
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_job_answers_every_row(name: str, tmp_path: Path) -> None:
-    """Every row of every job has a completion, and no error."""
+    """Every row of every job has its answer, and no error."""
     table = pl.read_parquet(run_job(name, tmp_path, ".parquet"))
     assert table.height > 0
     assert table["error"].null_count() == table.height
-    assert table["finish_reason"].is_in(["stop", "length"]).all()
+    assert table["finish_reason"].is_in(["stop", "length", "tool_calls"]).all()
 
 
 def test_triage_labels_tickets_and_leaves_their_columns_alone(tmp_path: Path) -> None:
@@ -96,3 +97,56 @@ def test_nightly_takes_its_input_and_provider_from_the_environment(tmp_path: Pat
         env={"TICKETS": str(table)},
     )
     assert (ended.code, ended.summary["rows_total"]) == (0, 1)
+
+
+def test_captions_tell_what_is_in_the_pictures(tmp_path: Path) -> None:
+    """Each product's own picture is sent: the endpoint saw its size in pixels."""
+    table = pl.read_parquet(run_job("caption.yaml", tmp_path, ".parquet"))
+    assert table.height == 120
+    for sku, caption in table.select("sku", "caption").iter_rows():
+        with Image.open(ROOT / "sample_data" / "pictures" / f"{sku}.png") as picture:
+            assert f"image/png, {picture.width} x {picture.height} pixels" in caption
+
+
+def test_tools_gives_one_call_for_each_ticket(tmp_path: Path) -> None:
+    """A required tool is called once, with arguments that fit its parameters."""
+    table = pl.read_parquet(run_job("tools.yaml", tmp_path, ".parquet"))
+    assert table["completion"].null_count() == table.height == 200
+    names = set()
+    for (call,) in table["tool_calls"]:
+        arguments = orjson.loads(call["arguments"])
+        names.add(call["name"])
+        assert arguments.keys() >= {"refund_payment": {"reason"}, "track_parcel": {"question"}}.get(
+            call["name"], {"team"}
+        )
+    assert names == {"refund_payment", "track_parcel", "escalate"}
+
+
+def test_extract_gives_a_typed_column(tmp_path: Path) -> None:
+    """The short form of a schema is a struct, whose fields have its types."""
+    table = pl.read_parquet(run_job("extract.yaml", tmp_path, ".parquet"))
+    assert table.schema["ticket"] == pl.Struct(
+        {
+            "category": pl.String(),
+            "urgent": pl.Boolean(),
+            "language": pl.String(),
+            "products": pl.List(pl.String()),
+            "contact": pl.Struct({"name": pl.String(), "order_number": pl.String()}),
+            "summary": pl.String(),
+        }
+    )
+    for text, ticket in table.select("completion", "ticket").iter_rows():
+        assert ticket == orjson.loads(text)
+    assert set(table["ticket"].struct.field("category")) <= {"billing", "shipping", "bug", "account", "other"}
+
+
+def test_stream_knows_when_each_answer_began(tmp_path: Path) -> None:
+    """A streamed job has the same answers as one that is not, and `first_token_s` beside them."""
+    streamed = pl.read_parquet(run_job("stream.yaml", tmp_path, ".parquet"))
+    assert (streamed["first_token_s"] <= streamed["latency_s"]).all()
+    assert streamed["first_token_s"].null_count() == 0
+    (tmp_path / "plain").mkdir()
+    plain = pl.read_parquet(run_job("stream.yaml", tmp_path / "plain", ".parquet", "--set", "request.stream=false"))
+    timed = ["first_token_s", "latency_s"]
+    assert_frame_equal(streamed.drop(timed), plain.drop(timed))
+    assert plain["first_token_s"].null_count() == plain.height

@@ -171,6 +171,13 @@ def test_tab_is_named(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "a: {b: string?, c: 1}",
+            (
+                "j.yaml:1: is not YAML: within { } or [ ], text with a question mark must stand in quotes, such as"
+                ' "string?" (column 14)'
+            ),
+        ),
         ("a: 1\nb: [1", "j.yaml:2: is not YAML: expected ',' or ']', but got '<stream end>' (column 6)"),
         ("a: b: c", "j.yaml:1: is not YAML: mapping values are not allowed here (column 5)"),
         ("a: *nope", "j.yaml:1: is not YAML: found undefined alias 'nope' (column 4)"),

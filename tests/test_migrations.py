@@ -31,6 +31,13 @@ V1_COLUMNS = {
     ],
     "runs": ["run", "started_at", "updated_at", "ended_at", "end_reason", "pid", "host", "rows_total", "progress"],
 }
+V2_COLUMNS = {
+    **V1_COLUMNS,
+    "answers": [*V1_COLUMNS["answers"], "first_token_s"],
+    "failures": [*V1_COLUMNS["failures"], "fields", "reply"],
+    "media": ["path", "size_bytes", "mtime_ns", "digest", "mime_type"],
+}
+NEWEST_COLUMNS = V2_COLUMNS
 
 # Migrates a new file, and kills itself when a statement is about to begin.
 KILLED = """
@@ -68,7 +75,7 @@ def test_new_file_gets_the_newest_version(tmp_path: Path) -> None:
     """A new file has the tables, the version and the application id after one call."""
     with opened(tmp_path / "c.sqlite") as connection:
         migrate(connection)
-        assert tables(connection) == V1_COLUMNS
+        assert tables(connection) == NEWEST_COLUMNS
         assert pragma(connection, "user_version") == len(MIGRATIONS)
         assert pragma(connection, "application_id") == APPLICATION_ID == int.from_bytes(b"bcht", "big")
         assert not connection.in_transaction
@@ -97,7 +104,7 @@ def test_step_that_fails_leaves_no_trace(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["CREATE TABLE answers", "CREATE TABLE runs", "PRAGMA application_id", "PRAGMA user_version =", "COMMIT"],
+    ["CREATE TABLE answers", "CREATE TABLE runs", "PRAGMA application_id", "PRAGMA user_version = 1", "COMMIT"],
 )
 def test_kill_within_a_step_leaves_the_old_version(tmp_path: Path, statement: str) -> None:
     """A process that is killed within a step leaves the version before it, from which the next one goes on."""
@@ -108,4 +115,16 @@ def test_kill_within_a_step_leaves_the_old_version(tmp_path: Path, statement: st
     with opened(path) as connection:
         assert (tables(connection), pragma(connection, "user_version")) == ({}, 0)
         migrate(connection)
-        assert (tables(connection), pragma(connection, "user_version")) == (V1_COLUMNS, len(MIGRATIONS))
+        assert (tables(connection), pragma(connection, "user_version")) == (NEWEST_COLUMNS, len(MIGRATIONS))
+
+
+def test_older_version_keeps_its_rows(tmp_path: Path) -> None:
+    """A checkpoint of the first version gets the columns of the newest, and its answers stay as they were."""
+    with opened(tmp_path / "c.sqlite") as connection:
+        connection.executescript(f"{MIGRATIONS[0]} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")
+        assert tables(connection) == V1_COLUMNS
+        connection.execute("INSERT INTO answers VALUES (x'01', 1, 0.5, 2, '{}', x'02')")
+        migrate(connection)
+        assert tables(connection) == NEWEST_COLUMNS
+        rows = connection.execute("SELECT * FROM answers").fetchall()
+    assert rows == [(b"\x01", 1, 0.5, 2, "{}", b"\x02", None)]

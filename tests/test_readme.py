@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from batchchat import cli, errors
-from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output
+from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 
@@ -34,7 +34,7 @@ def test_every_key_of_the_job_file_is_in_the_table() -> None:
     """The keys of the table are the keys of the models, and no others."""
     named = set(re.findall(r"`([a-z_]+\.[a-z_]+|name)`", "\n".join(_first_cells(table_under("The job file")))))
     keys = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
-    assert named == keys | {"name", "request.model", "request.messages"}
+    assert named == keys | {"name", *(f"request.{key}" for key in Request.model_fields)}
     assert set(Job.model_fields) == {*SECTIONS, "name", "request"}
 
 

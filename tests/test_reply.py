@@ -94,7 +94,24 @@ def test_whole_completion_is_read() -> None:
             {},
             Completion("yes", reasoning="ab"),
         ),
-        ({"content": "<think>hm</think>yes"}, {}, Completion("<think>hm</think>yes")),
+        ({"content": "<think>hm</think>yes"}, {}, Completion("<think>hm</think>yes", reasoning="hm")),
+        ({"content": "<think>hm</think>yes", "reasoning": "r"}, {}, Completion("<think>hm</think>yes", reasoning="r")),
+        (
+            {"content": "<think>hm, cut"},
+            {"finish_reason": "length"},
+            Completion("<think>hm, cut", finish_reason="length"),
+        ),
+        ({"content": [{"type": "thinking", "thinking": "hm"}]}, {}, Completion(None, reasoning="hm")),
+        (
+            {"content": None, "function_call": {"name": "f", "arguments": {"a": 1}}},
+            {},
+            Completion(None, (ToolCall(None, "f", '{"a":1}'),)),
+        ),
+        (
+            {"content": None, "function_call": {"name": "no"}, "tool_calls": [{"function": {"name": "f"}}]},
+            {},
+            Completion(None, (ToolCall(None, "f", None),)),
+        ),
     ],
 )
 def test_oddity_of_a_message_is_an_answer(message: object, choice: dict[str, object], expected: Completion) -> None:
@@ -152,7 +169,7 @@ def test_empty_model_and_id_are_null() -> None:
     [
         (b'\n\n  \r\n{"choices":[{"message":{"content":"yes"}}]}\n', "yes"),
         (b'{"choices":[{"message":{"content":"yes"},"logprobs":NaN}],"x":[Infinity,-Infinity]}', "yes"),
-        (b'{"choices":[{"message":{"content":"a\\ud800b"}}]}', "a?b"),
+        (b'{"choices":[{"message":{"content":"a\\ud800b"}}]}', "a\ufffdb"),
         (b'{"choices":[{"message":{"content":"a\xffb"}}]}', "a\ufffdb"),
         (b'{"choices":[{"message":{"content":"a\\u0000b"}}]}', "a\0b"),
         (b'{"choices":[{"message":{"content":"no","content":"yes"}}],"created":123456789012345678901234567890}', "yes"),
@@ -174,6 +191,55 @@ def test_json_that_is_not_quite_json_is_read(body: bytes, content: str) -> None:
 def test_mark_or_huge_number_is_read(body: bytes) -> None:
     """A byte-order mark, or a number beyond floats in a field that nobody reads, does not cost the answer."""
     assert read(200, body) == Completion("yes")
+
+
+# Several choices
+
+
+def choices(*contents: object, indexes: tuple[object, ...] = ()) -> Completion | Failure:
+    """Read a 200 with a choice for each content."""
+    made: list[dict[str, object]] = [{"message": {"content": content}} for content in contents]
+    for choice, index in zip(made, indexes, strict=False):
+        choice["index"] = index
+    return read(200, {"choices": made})
+
+
+@pytest.mark.parametrize(
+    ("contents", "indexes", "expected"),
+    [
+        (("a",), (0,), Completion("a")),
+        (("a",), (3,), Completion("a")),
+        (("a", "b"), (), Completion("a", completions=("a", "b"))),
+        (("b", "c", "a"), (1, 2, 0), Completion("a", completions=("a", "b", "c"))),
+        (("a", "b", "c"), ("0", None, 2), Completion("a", completions=("a", "b", "c"))),
+        (("a", "b"), (0, 0), Completion("a", completions=("a", "b"))),
+        ((None, "b"), (0, 1), Completion(None, completions=(None, "b"))),
+        (("a", [{"text": "b"}]), (0, 1), Completion("a", completions=("a", "b"))),
+    ],
+)
+def test_choices_are_in_order(contents: tuple[object, ...], indexes: tuple[object, ...], expected: Completion) -> None:
+    """Where several answers were asked for, all are kept in order of their index, and the first is the answer."""
+    assert choices(*contents, indexes=indexes) == expected
+
+
+def test_choices_that_all_say_nothing_are_empty() -> None:
+    """Several times nothing is nothing."""
+    failure = choices(None, None)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.message) == ("empty_reply", "the model answered nothing")
+
+
+def test_logprobs_are_those_of_the_first_choice() -> None:
+    """The log probabilities of the answer are kept as JSON."""
+    body = {
+        "choices": [
+            {"index": 1, "message": {"content": "b"}, "logprobs": {"content": [2]}},
+            {"index": 0, "message": {"content": "a"}, "logprobs": {"content": [{"token": "é", "logprob": -0.25}]}},
+        ]
+    }
+    outcome = read(200, body)
+    assert isinstance(outcome, Completion)
+    assert outcome.logprobs == '{"content":[{"token":"é","logprob":-0.25}]}'
 
 
 # A 200 that is no answer
@@ -282,6 +348,50 @@ def test_model_that_stopped_with_an_error_says_so() -> None:
     failure = completion_of({"content": "par"}, finish_reason="error")
     assert isinstance(failure, Failure)
     assert failure.message == "the model stopped with an error"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status"),
+    [
+        ({"type": "insufficient_credits"}, "credits", 402),
+        ({"type": "rate_limit_error", "code": "enforced_spend_limit_reached"}, "credits", 402),
+        ({"type": "invalid_request_error", "code": "invalid_api_key"}, "auth", 401),
+        ({"type": "authentication_error"}, "auth", 401),
+        ({"type": "permission_error"}, "auth", 403),
+        ({"type": "invalid_request_error", "code": "model_not_found"}, "not_found", 404),
+        ({"type": "resource_not_found"}, "not_found", 404),
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, "context_length", 400),
+        ({"type": "invalid_request_error", "code": "content_filter"}, "content_filter", 400),
+        ({"type": "BadRequestError"}, "bad_request", 400),
+        ({"type": "rate_limit_error"}, "rate_limit", 429),
+        ({"status": "RESOURCE_EXHAUSTED"}, "rate_limit", 429),
+        ({"type": "overloaded_error"}, "server", 529),
+        ({"type": "api_error"}, "server", 502),
+        ({"status": 503}, "server", 503),
+        ({"metadata": {"reasons": ["violence"]}}, "content_filter", 400),
+    ],
+)
+def test_error_inside_a_200_counts_by_its_words(error: dict[str, object], kind: str, status: int) -> None:
+    """An error that comes with a 200 and no number has the status that its words mean."""
+    failure = read(200, {"error": {"message": "no", **error}})
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status, failure.message) == (kind, status, "no")
+
+
+def test_failed_generation_is_kept() -> None:
+    """What the model wrote instead of a tool call is in the message, and it is asked again."""
+    error = {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "<f>" * 1_000}
+    failure = read(400, {"error": error})
+    assert isinstance(failure, Failure)
+    assert failure.message == ("Failed to call a function. It was: " + "<f>" * 1_000)[:MAX_MESSAGE]
+    assert verdict(failure) is Verdict.RETRY
+
+
+def test_request_id_of_an_error_inside_a_200_is_kept() -> None:
+    """The request id stands beside the error, not in it."""
+    failure = read(200, ANTHROPIC_OVERLOAD)
+    assert isinstance(failure, Failure)
+    assert failure.request_id == "r9"
 
 
 # Error replies
@@ -518,6 +628,14 @@ WORDS = [
     "cached_tokens",
     "id",
     "model",
+    "index",
+    "logprobs",
+    "function_call",
+    "thinking",
+    "status",
+    "object",
+    "request_id",
+    "failed_generation",
 ]
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -579,6 +697,8 @@ def test_nesting_that_ends_nowhere_is_no_json(depth: int, opening: bytes) -> Non
         (200, b'{"choices":[{"message":{"tool_calls":[{"function":{"arguments":' + DEEP + b"}}]}}]}"),
         (200, b'{"choices":[{"message":{"content":{"x":' + DEEP + b"}}}]}"),
         (200, b'{"choices":[{"message":{"content":"x"},"finish_reason":' + DEEP + b"}]}"),
+        (200, b'{"choices":[{"message":{"content":"\\ud800"},"logprobs":' + DEEP + b"}]}"),
+        (200, b'{"choices":[{"message":{"content":"x"},"logprobs":[' + b"1" * 20 + b"," + DEEP + b"]}]}"),
         (400, b'{"error":{"message":' + DEEP + b"}}"),
         (200, '{"error":{"code":"⁴⁰⁴"}}'.encode()),
     ],

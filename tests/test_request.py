@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from batchchat.errors import StopSignal
 from batchchat.jobfile import load_job
+from batchchat.prompt.media import MediaFolder, Unremembered
 from batchchat.prompt.request import KEY_BYTES, Prompt, compile_prompt
 from batchchat.records import ChatRequest, Failure, Row
 
+NO_MEDIA = MediaFolder(None, 2**20, None, Unremembered())
 BODY: dict[str, Any] = {
     "model": "m",
     "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "{{ x }}"}],
@@ -28,7 +30,7 @@ BODY: dict[str, Any] = {
 def _prompt(
     body: Mapping[str, Any] = BODY, columns: str = "x", *, endpoint_name: str = "oxen", dedupe: bool = True
 ) -> Prompt:
-    return compile_prompt(body, columns.split(), endpoint_name=endpoint_name, dedupe=dedupe)
+    return compile_prompt(body, columns.split(), endpoint_name=endpoint_name, dedupe=dedupe, media=NO_MEDIA)
 
 
 def _request(prompt: Prompt, name: str = "1", **values: Any) -> ChatRequest:
@@ -275,6 +277,7 @@ def test_signal_in_the_middle_of_a_template_is_no_row_failure() -> None:
         ["x"],
         endpoint_name="e",
         dedupe=True,
+        media=NO_MEDIA,
     )
     with pytest.raises(StopSignal):
         prompt.request(Row(1, {"x": Interrupting()}, "1"))

@@ -333,7 +333,8 @@ BAD_FILES: list[tuple[str, dict[str, bytes], dict[str, object], int, str]] = [
     ("not a checkpoint", {"c": b"no database" * 99}, {"checkpoint": {"path": "c"}}, 3, "damaged or not a checkpoint"),
     ("another database", {"c": _checkpoint(1, 7)}, {"checkpoint": {"path": "c"}}, 3, "not a checkpoint of batchchat"),
     ("newer checkpoint", {"c": _checkpoint(99, 0x62636874)}, {"checkpoint": {"path": "c"}}, 3, "newer batchchat"),
-    ("streaming", {}, {"request": {"model": "m", "messages": "x", "stream": True}}, 2, "stream"),
+    ("schema", {}, {"request": {"model": "m", "messages": "x", "response_schema": "s.json"}}, 2, "s.json"),
+    ("media root", {}, {"input": {"path": "rows.csv", "media_root": "none"}}, 2, "is not a folder"),
 ]
 
 

@@ -110,7 +110,7 @@ def schedule_of(
     """Return a schedule that waits for nothing but what the test makes it wait for."""
     limit = concurrency if isinstance(concurrency, Concurrency) else Concurrency(concurrency, time.monotonic())
     pacing = Pacing(rates or RateLimits(None, None), limit, max_attempts, grace_s)
-    return Schedule(iter(chunks), store, send, pacing, observe)
+    return Schedule(iter(chunks), store, lambda _, body: send(body), pacing, observe)
 
 
 async def run(schedule: Schedule) -> Progress:

@@ -269,7 +269,7 @@ def test_jsonl_decimals_keep_their_digits(tmp_path: Path) -> None:
     inner = pl.Series([[Decimal("1.10")]], dtype=pl.List(pl.Decimal(38, 2)))
     frame = pl.DataFrame({"d": inner, "e": pl.Series(["12345678901234567890.10"]).cast(pl.Decimal(38, 2))})
     line = write_frame(tmp_path / "o.jsonl", frame).read_bytes()
-    assert line.startswith(b'{"d":[1.10],"e":12345678901234567890.10,"completion":"yes","tool_calls":null,')
+    assert line.startswith(b'{"d":[1.10],"e":12345678901234567890.10,"completion":"yes","parsed":null,')
 
 
 def test_jsonl_rows_of_jsonl_stay(tmp_path: Path) -> None:
@@ -318,6 +318,73 @@ def test_no_kept_column_writes_only_new_ones(tmp_path: Path, suffix: str) -> Non
     back = scans[suffix]().collect()
     assert back.columns == list(COLUMNS)
     assert back.height == 3
+
+
+PARSED_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "label": {"enum": ["a", "b"]},
+        "*": {"type": ["integer", "null"]},
+        "^l.*$": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"of": {"anyOf": [{}, {"type": "null"}]}}},
+        },
+    },
+}
+PARSED_TEXTS = [
+    '{"label":"a","*":1,"^l.*$":[{"of":"x"},{"of":{"k":[1.5]}},{}]}',
+    None,
+    '{"label":"b, \\"c\\"","^l.*$":[]}',
+]
+PARSED_VALUES: list[dict[str, Any] | None] = [
+    {"label": "a", "*": 1, "^l.*$": [{"of": '"x"'}, {"of": '{"k":[1.5]}'}, {"of": None}]},
+    None,
+    {"label": 'b, "c"', "*": None, "^l.*$": []},
+]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_parsed_comes_back(tmp_path: Path, suffix: str, size: int) -> None:
+    """Parsed answers, structs whose fields have odd names, come back from every format, in any batches."""
+    source = pl.DataFrame({"id": [1, 2, 3]})
+    extra = ["completions", "logprobs", "raw"]
+    plan = plan_output(["id"], keep=None, rename={}, prefix="", schema=PARSED_SCHEMA, extra=extra)
+    answers = [Answer(Completion("é", parsed=text, logprobs="[]"), b"{}", 0.5, 1) for text in PARSED_TEXTS]
+    path = tmp_path / f"o.{suffix}"
+    with Sink(path, plan, source.schema) as sink:
+        for batch, start in zip(batches(source, size), range(0, 3, size), strict=True):
+            sink.write(batch, answer_columns(answers[start : start + size], plan))
+    if suffix == "parquet":
+        back = pl.read_parquet(path)
+        assert back.schema == pl.Schema({"id": pl.Int64(), **plan.columns})
+        rows = back.rows(named=True)
+    elif suffix == "jsonl":
+        rows = objects(path)
+    else:
+        header, *cells = csv_rows(path)
+        rows = [dict(zip(header, row, strict=True)) for row in cells]
+        for row in rows:
+            row["parsed"] = json.loads(row["parsed"] or "null")
+            row["completions"] = json.loads(row["completions"])
+    assert [row["parsed"] for row in rows] == PARSED_VALUES
+    assert [(row["completions"], row["logprobs"], row["raw"]) for row in rows] == [(["é"], "[]", "{}")] * 3
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("name", ["*", "^a.*$"])
+def test_pattern_is_only_a_name(tmp_path: Path, suffix: str, name: str) -> None:
+    """A column that is called like a pattern of polars is written like any other, whatever its dtype."""
+    for number, column in enumerate(TYPED.get_columns()):
+        frame = pl.DataFrame([column.alias(name), column.alias("plain")])
+        path = write_frame(tmp_path / f"{number}.{suffix}", frame, size=3)
+        if suffix == "parquet":
+            back = pl.read_parquet(path)
+            assert back[name].equals(back["plain"], null_equal=True)
+        elif suffix == "csv":
+            assert [row[0] for row in csv_rows(path)[1:]] == [row[1] for row in csv_rows(path)[1:]]
+        else:
+            assert [row[name] for row in objects(path)] == [row["plain"] for row in objects(path)]
 
 
 def test_joined_is_kept_then_new() -> None:

@@ -94,6 +94,7 @@ def test_summary_object_has_exactly_these_keys() -> None:
         "rows_failed": 10,
         "requests_sent": 215,
         "rate_limited": 12,
+        "notes": (),
         "possibly_billed": 3,
         "prompt_tokens": 9_000,
         "completion_tokens": 1_000,

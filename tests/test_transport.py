@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -582,3 +583,157 @@ def test_proxy_for_all_schemes_is_the_last_resort(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("all_proxy", "http://any-proxy:3")
     assert proxy_for(httpx.URL("https://outside.test")) == "http://any-proxy:3"
     assert proxy_for(httpx.URL("https://localhost")) is None
+
+
+# Streams
+
+EVENT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":%s}]}\n\n'
+HEADERS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunked(content: bytes) -> bytes:
+    """Return a piece of a reply whose length is not known."""
+    return b"%x\r\n%s\r\n" % (len(content), content)
+
+
+def content_of(outcome: Reply | Failure) -> str:
+    """Return the text of a reply's first choice."""
+    assert isinstance(outcome, Reply), outcome
+    return str(json.loads(outcome.body)["choices"][0]["message"]["content"])
+
+
+def test_stream_is_the_body_of_a_plain_reply() -> None:
+    """Pieces come out as one completion, with the time of the first; the connection is used again."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(b": hello\n\n"))
+        await exchange.writer.drain()
+        for piece in (EVENT % (b"Hi", b"null"), EVENT % (b" there", b'"stop"'), b"data: [DONE]\n\n"):
+            exchange.writer.write(chunked(piece))
+            await exchange.writer.drain()
+        exchange.writer.write(chunked(b""))
+
+    replies, server = outcomes_of(script, count=3)
+    assert [content_of(reply) for reply in replies] == ["Hi there"] * 3
+    assert server.connections == 1
+    for reply in replies:
+        assert isinstance(reply, Reply)
+        assert reply.first_token_s is not None
+        assert 0 < reply.first_token_s <= reply.latency_s
+
+
+def test_stream_that_is_said_to_be_plain_is_recognised() -> None:
+    """Some servers stream under another content type; the bytes tell."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(200, EVENT % (b"Hi", b'"stop"') + b"data: [DONE]\n\n", content_type="text/plain")
+
+    assert content_of(outcome_of(script)) == "Hi"
+
+
+def test_plain_reply_has_no_first_token() -> None:
+    """A reply that came whole says nothing of when it began."""
+    reply = outcome_of(yes)
+    assert isinstance(reply, Reply)
+    assert reply.first_token_s is None
+
+
+def test_stream_that_breaks_before_its_end_is_a_failure() -> None:
+    """What was said before the connection broke is no answer."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(EVENT % (b"Hi", b"null")))
+        await exchange.writer.drain()
+        exchange.writer.close()
+
+    failure = outcome_of(script)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.is_outcome_unknown, verdict(failure)) == ("connect", True, Verdict.RETRY)
+
+
+def test_stream_that_ends_early_in_good_order_is_a_failure() -> None:
+    """A whole HTTP reply may still be half a stream."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(EVENT % (b"Hi", b"null")) + chunked(b""))
+
+    failure = outcome_of(script)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.message) == ("connect", "the stream ended before the reply was whole")
+
+
+def test_stream_that_breaks_after_its_finish_reason_is_whole() -> None:
+    """The model said that it had ended; only the mark of the end is missing."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(EVENT % (b"Hi", b'"stop"')))
+        await exchange.writer.drain()
+        exchange.reset()
+
+    assert content_of(outcome_of(script)) == "Hi"
+
+
+def test_stream_left_open_after_its_end_is_not_waited_for() -> None:
+    """After `[DONE]` nothing more is expected, though the server keeps the connection."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(EVENT % (b"Hi", b'"stop"') + b"data: [DONE]\n\n"))
+        await exchange.writer.drain()
+        await asyncio.sleep(20)
+
+    reply = outcome_of(script)
+    assert content_of(reply) == "Hi"
+    assert isinstance(reply, Reply)
+    assert reply.latency_s < 2
+
+
+def test_stream_that_never_ends_meets_the_timeout() -> None:
+    """Comments keep a connection alive, and no longer than one attempt may take."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS)
+        while not exchange.writer.is_closing():
+            exchange.writer.write(chunked(b": ping\n\n"))
+            await exchange.writer.drain()
+            await asyncio.sleep(0.02)
+
+    failure = outcome_of(script, timeout_s=0.3)
+    assert isinstance(failure, Failure)
+    assert failure.kind == "timeout"
+
+
+def test_key_is_taken_out_of_a_stream() -> None:
+    """A key that is echoed over two pieces is not stored."""
+
+    async def script(exchange: Exchange) -> None:
+        for piece in (EVENT % (KEY[:9].encode(), b"null"), EVENT % (KEY[9:].encode(), b'"stop"')):
+            exchange.writer.write((HEADERS if b"null" in piece else b"") + chunked(piece))
+        exchange.writer.write(chunked(b"data: [DONE]\n\n") + chunked(b""))
+
+    assert content_of(outcome_of(script)) == "[redacted]"
+
+
+def test_error_that_comes_as_a_stream_keeps_its_status() -> None:
+    """A refusal is one, however it is wrapped."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.reply(429, b'data: {"error":{"message":"slow down"}}\n\n', content_type="text/event-stream")
+
+    reply = outcome_of(script)
+    assert isinstance(reply, Reply)
+    assert reply.status == 429
+    assert b"slow down" in reply.body
+
+
+def test_large_request_arrives_whole() -> None:
+    """A body that goes out in slices is the same, with its length."""
+    body = bytes(range(256)) * 5_000
+
+    async def scenario() -> tuple[Reply | Failure, Server]:
+        async with serving(yes) as server, reaching(server.base_url) as way:
+            return await way.send(body), server
+
+    reply, server = asyncio.run(scenario())
+    assert isinstance(reply, Reply)
+    assert server.exchanges[0].body == body
+    assert server.exchanges[0].headers["content-length"] == str(len(body))

@@ -3,6 +3,7 @@
 `make torture` runs it at full size and prints the figures; `test_kills.py` and `test_memory.py` run it small.
 """
 
+import base64
 import csv
 import hashlib
 import json
@@ -30,6 +31,23 @@ request:
   model: stand-in
   messages: [{{role: user, content: "Repeat: {{{{ text }}}}"}}]
 """
+PICTURES_JOB = """
+name: pictures
+input: {{path: rows.csv, id: id}}
+output: {{path: out.parquet}}
+endpoint: {{base_url: "{base_url}", name: stand-in}}
+limits: {{concurrency: {concurrency}, in_flight_bytes: {in_flight_bytes}}}
+request:
+  model: stand-in
+  messages:
+    - role: user
+      content:
+        - {{type: image_url, image_url: {{url: "pictures/{{{{ id }}}}.png"}}}}
+        - {{type: text, text: "What is this?"}}
+"""
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 @dataclass(frozen=True)
@@ -135,11 +153,30 @@ def peak_memory_mb(folder: Path, *, rows: int, concurrency: int) -> float:
     """Return the peak resident memory of one run over `rows` rows of 1 KB each, in MB."""
     write_rows(folder / "rows.csv", rows, extra_bytes=850)
     with endpoint(folder) as base_url:
-        job = write_job(folder, base_url, concurrency)
-        code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
-        code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        command = [sys.executable, "-c", code, *BATCHCHAT, "run", str(job), "--quiet"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return _peak_memory_mb(write_job(folder, base_url, concurrency))
+
+
+def peak_memory_with_pictures_mb(folder: Path, *, rows: int, concurrency: int, in_flight_bytes: int) -> float:
+    """Return the peak resident memory of one run over `rows` pictures of 1 MB each, in MB; all must be answered."""
+    write_rows(folder / "rows.csv", rows)
+    (folder / "pictures").mkdir()
+    chance = random.Random(rows)
+    for number in range(rows):
+        (folder / "pictures" / f"{number}.png").write_bytes(PICTURE + chance.randbytes(2**20))
+    with endpoint(folder, "--latency", "0.2") as base_url:
+        job = folder / "job.yaml"
+        filled = PICTURES_JOB.format(base_url=base_url, concurrency=concurrency, in_flight_bytes=in_flight_bytes)
+        job.write_text(filled)
+        peak = _peak_memory_mb(job)
+    assert pl.read_parquet(folder / "out.parquet")["completion"].str.contains("image/png").all()
+    return peak
+
+
+def _peak_memory_mb(job: Path) -> float:
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    command = [sys.executable, "-c", code, *BATCHCHAT, "run", str(job), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
     return int(done.stdout) * unit / 2**20
 
@@ -156,6 +193,12 @@ def main() -> None:
             peaks[rows] = peak_memory_mb(Path(folder), rows=rows, concurrency=64)
         _say(f"{rows:,} rows: peak memory {peaks[rows]:.0f} MB")
     _say(f"ratio {peaks[200_000] / peaks[20_000]:.2f}")
+    for megabytes in (16, 64, 256):
+        with tempfile.TemporaryDirectory() as folder:
+            peak = peak_memory_with_pictures_mb(
+                Path(folder), rows=2_000, concurrency=64, in_flight_bytes=megabytes * 2**20
+            )
+        _say(f"2,000 pictures of 1 MB, in_flight_bytes {megabytes} MB: peak memory {peak:.0f} MB")
 
 
 def _say(what: object) -> None:

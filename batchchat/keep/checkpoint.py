@@ -38,8 +38,8 @@ FOLDER_MODE = 0o700
 BUSY_TIMEOUT_S = 30.0
 _COMPRESSION = 1
 
-_ANSWER_COLUMNS = "latency_s, attempts, fields"
-_FAILURE_COLUMNS = "is_transient, latency_s, attempts, kind, message, status, code, request_id"
+_ANSWER_COLUMNS = "latency_s, attempts, fields, first_token_s"
+_FAILURE_COLUMNS = "is_transient, latency_s, attempts, kind, message, status, code, request_id, fields"
 
 
 class Checkpoint:
@@ -78,9 +78,11 @@ class Checkpoint:
         answers = [self._answer_row(key, outcome) for key, outcome in outcomes if isinstance(outcome, Answer)]
         failures = [self._failure_row(key, outcome) for key, outcome in outcomes if isinstance(outcome, FailedRow)]
         with self._guarded(), self._transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", answers)
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", answers)
             connection.executemany("DELETE FROM failures WHERE key = ?", [(row[0],) for row in answers])
-            connection.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", failures)
+            connection.executemany(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", failures
+            )
             connection.execute(
                 "UPDATE runs SET updated_at = ?, progress = ? WHERE run = ?",
                 (time.time(), orjson.dumps(progress), self._run),
@@ -102,18 +104,25 @@ class Checkpoint:
                     found[key] = False
             return found
 
-    def outcomes(self, keys: Sequence[bytes | None]) -> list[Outcome | None]:
-        """Return each key's outcome, in order; None for a key that is None or has none. `Answer.reply` stays empty."""
-        with self._guarded():
-            return [None if key is None else self._outcome(key) for key in keys]
+    def outcomes(self, keys: Sequence[bytes | None], *, with_replies: bool = False) -> list[Outcome | None]:
+        """Return each key's outcome, in order; None for a key that is None or has none.
 
-    def _outcome(self, key: bytes) -> Outcome | None:
-        row = self._connection.execute(f"SELECT {_ANSWER_COLUMNS} FROM answers WHERE key = ?", (key,)).fetchone()  # noqa: S608
+        Their `reply` stays empty, but for `with_replies`.
+        """
+        reply = "reply" if with_replies else "NULL"
+        answers = f"SELECT {_ANSWER_COLUMNS}, {reply} FROM answers WHERE key = ?"  # noqa: S608
+        failures = f"SELECT {_FAILURE_COLUMNS}, {reply} FROM failures WHERE key = ?"  # noqa: S608
+        with self._guarded():
+            return [None if key is None else self._outcome(key, answers, failures) for key in keys]
+
+    def _outcome(self, key: bytes, answers: str, failures: str) -> Outcome | None:
+        row = self._connection.execute(answers, (key,)).fetchone()
         if row is not None:
             with self._readable():
-                return Answer(_read_completion(row[2]), b"", row[0], row[1])
-        row = self._connection.execute(f"SELECT {_FAILURE_COLUMNS} FROM failures WHERE key = ?", (key,)).fetchone()  # noqa: S608
-        return None if row is None else _failed_row(row)
+                return Answer(_read_completion(row[2]), _unpacked(row[4]), row[0], row[1], row[3])
+        row = self._connection.execute(failures, (key,)).fetchone()
+        with self._readable():
+            return None if row is None else _failed_row(row)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -157,12 +166,14 @@ class Checkpoint:
 
     def _answer_row(self, key: bytes, answer: Answer) -> tuple[Any, ...]:
         fields, reply = orjson.dumps(answer.completion), zlib.compress(answer.reply, _COMPRESSION)
-        return (key, self._run, answer.latency_s, answer.attempts, fields, reply)
+        return (key, self._run, answer.latency_s, answer.attempts, fields, reply, answer.first_token_s)
 
     def _failure_row(self, key: bytes, row: FailedRow) -> tuple[Any, ...]:
         failure = row.failure
         reason = (failure.kind, failure.message, failure.status, failure.code, failure.request_id)
-        return (key, self._run, row.is_transient, row.latency_s, row.attempts, *reason)
+        fields = None if row.completion is None else orjson.dumps(row.completion)
+        reply = zlib.compress(row.reply, _COMPRESSION) if row.reply else None
+        return (key, self._run, row.is_transient, row.latency_s, row.attempts, *reason, fields, reply)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -203,8 +214,10 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
         )
     try:
         with _translated(path):
-            _check_version(path, connection)
-            if not is_read_only:
+            version = _check_version(path, connection)
+            if is_read_only:
+                _require_newest(path, version)
+            else:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 migrate(connection)
@@ -286,7 +299,7 @@ def _mode(path: Path) -> str:
     return "mode=ro" if has_wal or _is_writable(path.parent) else "mode=ro&immutable=1"
 
 
-def _check_version(path: Path, connection: sqlite3.Connection) -> None:
+def _check_version(path: Path, connection: sqlite3.Connection) -> int:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
@@ -299,6 +312,14 @@ def _check_version(path: Path, connection: sqlite3.Connection) -> None:
             f" {len(MIGRATIONS)}. Upgrade batchchat, or name another file in checkpoint.path"
         )
         raise CheckpointNewerError(message)
+    return int(version)
+
+
+def _require_newest(path: Path, version: int) -> None:
+    """Refuse to read what only a writer may bring up to date; version 0 is a file that a run has just made."""
+    if 0 < version < len(MIGRATIONS):
+        message = f"{path} was written by an older batchchat (version {version}); `batchchat run` brings it up to date"
+        raise CheckpointError(message)
 
 
 @contextmanager
@@ -321,16 +342,23 @@ def _translated(path: Path) -> Iterator[None]:
 def _read_completion(fields: bytes) -> Completion:
     data = orjson.loads(fields)
     calls = tuple(ToolCall(**call) for call in data["tool_calls"])
-    return Completion(**{**data, "tool_calls": calls, "usage": Usage(**data["usage"])})
+    completions = tuple(data.get("completions", ()))
+    return Completion(**{**data, "tool_calls": calls, "completions": completions, "usage": Usage(**data["usage"])})
 
 
 def _failed_row(row: tuple[Any, ...]) -> FailedRow:
-    is_transient, latency_s, attempts, kind, message, status, code, request_id = row
+    is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply = row
     failure = Failure(kind, message, status, code, request_id=request_id)
-    return FailedRow(failure, bool(is_transient), latency_s, attempts)
+    completion = None if fields is None else _read_completion(fields)
+    return FailedRow(failure, bool(is_transient), latency_s, attempts, completion, _unpacked(reply))
+
+
+def _unpacked(reply: bytes | None) -> bytes:
+    return b"" if reply is None else zlib.decompress(reply)
 
 
 def _run_record(row: Sequence[Any]) -> RunRecord:
     run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress = row
-    counts = replace(Progress(), **orjson.loads(progress))
+    fields = orjson.loads(progress)
+    counts = replace(Progress(), **{**fields, "notes": tuple(fields.get("notes", ()))})
     return RunRecord(run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, counts)

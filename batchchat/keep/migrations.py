@@ -38,7 +38,20 @@ CREATE TABLE runs (
 );
 """
 
-MIGRATIONS = (_V1,)
+_V2 = """
+ALTER TABLE answers ADD COLUMN first_token_s REAL;
+ALTER TABLE failures ADD COLUMN fields BLOB;  -- the Completion that was not good enough, as JSON
+ALTER TABLE failures ADD COLUMN reply BLOB;   -- its body, zlib
+CREATE TABLE media (
+    path TEXT PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    mime_type TEXT NOT NULL
+);
+"""
+
+MIGRATIONS = (_V1, _V2)
 """What brings a file from version n to n + 1; the version stands in SQLite's `user_version`."""
 
 

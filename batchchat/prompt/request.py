@@ -11,7 +11,9 @@ from typing import Any
 
 import orjson
 
+from batchchat.errors import BatchchatError
 from batchchat.prompt.environment import json_value
+from batchchat.prompt.media import MediaError, MediaFolder
 from batchchat.prompt.template import RequestTemplate, compile_request
 from batchchat.records import ChatRequest, Failure, Row
 
@@ -29,13 +31,20 @@ class Prompt:
     template: RequestTemplate
     endpoint_name: str
     dedupe: bool
+    media: MediaFolder
 
     def request(self, row: Row) -> ChatRequest | Failure:
-        """Return the row's request; a Failure of kind `template` when its values do not make one."""
+        """Return the row's request; a Failure of kind `template` or `media` when its values do not make one."""
         try:
             body = self.template.render(row.values)
+            messages, media = self.media.place(body["messages"])
+            body = _with_usage({**body, "messages": messages} if media else body)
             content = orjson.dumps(body, default=json_value)
-            return ChatRequest(self._key(body, content, row), content, row.name)
+            return ChatRequest(self._key(body, content, row), content, row.name, media)
+        except MediaError as error:
+            return Failure("media", str(error))
+        except BatchchatError:  # of the memory of media: the run's trouble, not this row's
+            raise
         except Exception as error:  # an expression may raise anything; it is this row's problem alone
             return Failure("template", _reason(error))
 
@@ -50,13 +59,23 @@ class Prompt:
         return digest.digest()
 
 
-def compile_prompt(request: Mapping[str, Any], columns: Sequence[str], *, endpoint_name: str, dedupe: bool) -> Prompt:
+def _with_usage(body: dict[str, Any]) -> dict[str, Any]:
+    """Ask for the token usage of a stream, which comes unasked with a plain reply, unless the job says otherwise."""
+    options = body.get("stream_options", {})
+    if body.get("stream") is not True or not isinstance(options, Mapping) or "include_usage" in options:
+        return body
+    return {**body, "stream_options": {**options, "include_usage": True}}
+
+
+def compile_prompt(
+    request: Mapping[str, Any], columns: Sequence[str], *, endpoint_name: str, dedupe: bool, media: MediaFolder
+) -> Prompt:
     """Compile a job's `request` against the input's columns.
 
     Raises:
         TemplateError: as `compile_request`.
     """
-    return Prompt(compile_request(request, columns), endpoint_name, dedupe)
+    return Prompt(compile_request(request, columns), endpoint_name, dedupe, media)
 
 
 def _reason(error: BaseException) -> str:

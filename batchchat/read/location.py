@@ -58,6 +58,16 @@ def would_read(path: Path, other: Path) -> bool:
     return has_as_many_parts and fnmatch.fnmatch(str(other), str(path))
 
 
+def folder_of(path: Path) -> Path:
+    """Return the folder that an input is in: of a glob, the one above its first wildcard."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    wild = (number for number, part in enumerate(path.parts) if glob.has_magic(part))
+    return Path(*path.parts[: next(wild, -1)])
+
+
 def suffix_format(path: Path) -> str | None:
     """Return the format that the name's suffix says, with `.gz` and `.zst` only after the text formats; else None."""
     suffixes = [suffix.lower() for suffix in path.suffixes]

@@ -33,12 +33,12 @@ class Backlog:
     def add(self, pending: Pending) -> None:
         """Put a new row behind the others that are ready."""
         self._ready.append(pending)
-        self._ready_bytes += len(pending.request.body)
+        self._ready_bytes += pending.request.held_bytes
 
     def try_again(self, pending: Pending, due_at: float) -> None:
         """Let a row wait until `due_at`."""
         heapq.heappush(self._waiting, (due_at, next(self._sequence), pending))
-        self._waiting_bytes += len(pending.request.body)
+        self._waiting_bytes += pending.request.held_bytes
 
     def wants_more(self, limit: int) -> bool:
         """Whether more rows should be fetched to keep `limit` slots busy."""
@@ -51,12 +51,17 @@ class Backlog:
             return now
         return self._waiting[0][0] if self._waiting else math.inf
 
+    def next_bytes(self, now: float) -> int:
+        """Return the size of the body of the row that `take` would take."""
+        is_due = bool(self._waiting) and self._waiting[0][0] <= now
+        return (self._waiting[0][2] if is_due else self._ready[0]).request.sent_bytes
+
     def take(self, now: float) -> Pending:
         """Take the next row: one that is due again, or else the first that is ready."""
         if self._waiting and self._waiting[0][0] <= now:
             pending = heapq.heappop(self._waiting)[2]
-            self._waiting_bytes -= len(pending.request.body)
+            self._waiting_bytes -= pending.request.held_bytes
         else:
             pending = self._ready.popleft()
-            self._ready_bytes -= len(pending.request.body)
+            self._ready_bytes -= pending.request.held_bytes
         return pending

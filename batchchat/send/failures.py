@@ -41,6 +41,8 @@ CONTENT_CODES = frozenset(
     {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation", "invalid_prompt"}
 )
 CONTEXT_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
+SAMPLING_CODES = frozenset({"tool_use_failed", "json_validate_failed"})
+"""Words by which Groq says, with a 400, that what the model wrote this time was no call of a tool, or no JSON."""
 
 _MODEL_WORDS = re.compile(
     r"Model not found: \S{1,200}$|You must specify a model to call$|The model \S{1,200} does not exist"
@@ -71,7 +73,21 @@ _KIND_BY_STATUS = {
     498: "rate_limit",
 }
 
-_FINAL_KINDS = frozenset({"template", "bad_request", "context_length", "content_filter", "too_large"})
+_STATUS_BY_WORD: dict[str, int] = {
+    **dict.fromkeys(("invalid_request_error", "invalid_params", "invalid_file_input", "BadRequestError"), 400),
+    **dict.fromkeys(("permission_error", "permission_denied", "PERMISSION_DENIED", "PermissionDeniedError"), 403),
+    **dict.fromkeys(("not_found_error", "resource_not_found", "NOT_FOUND", "NotFoundError", *MODEL_CODES), 404),
+    **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "rate_limited", "RESOURCE_EXHAUSTED"), 429),
+    **dict.fromkeys(("overloaded_error", "overloaded"), 529),
+    **dict.fromkeys((*CONTENT_CODES, *CONTEXT_CODES, *SAMPLING_CODES), 400),
+    **dict.fromkeys(("unauthenticated", "authentication_error", "invalid_api_key", "UNAUTHENTICATED"), 401),
+    **dict.fromkeys(MONEY_CODES, 402),
+}
+"""What the words mean of an error that has no status of its own; where several apply, the last one here does."""
+
+_FINAL_KINDS = frozenset(
+    {"template", "media", "schema", "bad_request", "context_length", "content_filter", "too_large"}
+)
 _JOB_KINDS = frozenset({"auth", "credits", "not_found"})
 
 
@@ -79,6 +95,8 @@ def kind_of(status: int, codes: frozenset[str], message: str) -> str:
     """Return the `Failure.kind` of an error reply: `codes` are its `code` and `type` words, `message` its sentence."""
     if status in (400, 402, 403, 429) and codes & MONEY_CODES:
         return "credits"
+    if status == 400 and codes & SAMPLING_CODES:
+        return "server"
     if status in (400, 403, 404, 422):
         return _refusal_kind(status, codes, message[:_WORDS_READ])
     if 300 <= status < 400:
@@ -88,6 +106,11 @@ def kind_of(status: int, codes: frozenset[str], message: str) -> str:
     if status in _KIND_BY_STATUS:
         return _KIND_BY_STATUS[status]
     return "server" if status >= 500 or status in (409, 425) else "bad_request"
+
+
+def status_of(words: frozenset[str]) -> int:
+    """Return the status that an error would have had, which came inside a 200 without a number: by default a 502."""
+    return next((status for word, status in reversed(_STATUS_BY_WORD.items()) if word in words), 502)
 
 
 def _refusal_kind(status: int, codes: frozenset[str], sentence: str) -> str:

@@ -1,12 +1,13 @@
 """What the schedule works with: the limits it obeys, the rows it moves, and the store that it needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchchat.records import ChatRequest, Outcome, Progress
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
+from batchchat.send.structured import Turn
 
 
 class Store(Protocol):
@@ -23,6 +24,7 @@ class Store(Protocol):
 class Pending:
     """A request that has no outcome yet, and the attempts that counted.
 
+    `turn` is what its next request adds to its own body, `turns` how many replies were paid for and not its last.
     `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
     `turned_away_before` are the run's counts of both when it last was.
     """
@@ -32,6 +34,13 @@ class Pending:
     lone_rate_limits: int = 0
     passed_before: int | None = None
     turned_away_before: int = 0
+    turn: Turn = field(default_factory=Turn)
+    turns: int = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests count for it so far: attempts that failed, and replies that were not its last."""
+        return self.attempts + self.turns
 
     def is_turned_away_alone(self, passed: int, turned_away: int) -> bool:
         """Note one more rate limit; return whether it seems to be this row's own: a request above all limits."""
@@ -46,11 +55,13 @@ class Pending:
 class Pacing:
     """What the schedule obeys: the job's limits as the send room's arithmetic.
 
-    `model_varies` says that rows name the model, so that an unknown one may be a row's own trouble.
+    `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes alone. `model_varies` says
+    that rows name the model, so that an unknown one may be a row's own trouble.
     """
 
     rates: RateLimits
     concurrency: Concurrency
     max_attempts: int
     grace_s: float
+    in_flight_bytes: int = 2**63
     model_varies: bool = False

@@ -7,18 +7,21 @@ is in flight, one chunk of the feed, and a bounded number of rows that wait to b
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from batchchat.errors import BatchchatError, EndpointRefusedError
-from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress
+from batchchat.errors import EndpointRefusedError
+from batchchat.records import Answer, ChatRequest, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Usage
 from batchchat.send.backlog import Backlog
 from batchchat.send.failures import ADVICE, Verdict, is_transient, verdict
 from batchchat.send.gate import Gate
+from batchchat.send.ladder import Ladder
 from batchchat.send.pacing import Pacing, Pending, Store
 from batchchat.send.reply import read_reply
 from batchchat.send.retry import LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.settling import Settling, Surroundings, in_thread
+from batchchat.send.structured import Structure, Turn, added
 from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
 
@@ -29,8 +32,10 @@ LONGEST_OUTAGE_S = 600.0
 LONGEST_RATE_LIMIT_S = 3_600.0
 LONE_RATE_LIMITS = 10
 """Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
+EMPTY_TRIES = 3
+"""Attempts at most for a row to which the model answers nothing: each of them is paid for."""
 
-T = TypeVar("T")
+Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure]]
 
 
 class Schedule:
@@ -40,29 +45,26 @@ class Schedule:
         self,
         feed: Iterator[Chunk],
         store: Store,
-        send: Callable[[bytes], Awaitable[Reply | Failure]],
+        send: Send,
         pacing: Pacing,
         observe: Callable[[Progress], None],
+        structure: Structure | None = None,
     ) -> None:
         self._feed = feed
-        self._store = store
         self._send = send
         self._pacing = pacing
         self._observe = observe
         self._backlog = Backlog()
-        self._open: dict[bytes, int] = {}  # keys on their way, each with the number of rows that want its answer
+        self._ladder = Ladder(structure)
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._settled: list[tuple[bytes, Outcome]] = []
-        self._committing: Sequence[tuple[bytes, Outcome]] = ()
-        self._is_committing = False
+        self._in_flight_bytes = 0
         self._is_feeding = False
         self._is_exhausted = False
-        self._durable_limit = 0
         self._rate_gate = Gate()
         self._outage_gate = Gate()
         self._tally = Tally()
+        self._settling = Settling(store, self._tally, self._surroundings())
         self._stop: Exception | None = None
-        self._unkept: list[tuple[bytes, Outcome]] = []
         self._drain_until = 0.0
         self._is_cut_off = False
         self._wake = asyncio.Event()
@@ -75,13 +77,14 @@ class Schedule:
         """
         with ThreadPoolExecutor(1, "store") as self._store_thread, ThreadPoolExecutor(1, "feed") as self._feed_thread:
             self._tally.in_flight_bound = self._pacing.concurrency.limit
-            await self._commit_progress()
+            await self._settling.commit_progress(self._store_thread)
             async with asyncio.TaskGroup() as self._tasks:
                 heartbeat = self._tasks.create_task(self._beat())
                 await self._dispatch()
                 heartbeat.cancel()
             self._tally.in_flight_bound = 0
-            await self._commit_progress()
+            self._tally.possibly_billed += self._tally.turns_held  # of rows that a stop left on the way
+            await self._settling.commit_progress(self._store_thread)
         self._observe(self._progress())
         if self._stop is not None:
             raise self._stop
@@ -103,7 +106,7 @@ class Schedule:
             await self._sleep(wait_until)
 
     def _is_done(self) -> bool:
-        if self._in_flight or self._settled or self._is_committing or self._is_feeding:
+        if self._in_flight or self._settling.is_busy or self._is_feeding:
             return False
         return self._stop is not None or (self._is_exhausted and not self._backlog)
 
@@ -146,28 +149,37 @@ class Schedule:
             if not self._has_slot():
                 self._pacing.concurrency.on_full()
                 return None
+            if not self._has_room(self._backlog.next_bytes(now)):
+                return None
             self._start(self._backlog.take(now), now)
             self._refill()
         return None
 
     def _limit(self) -> int:
         """Never more than the last commit said, so that after a power cut the bound it recorded is true."""
-        return min(self._pacing.concurrency.limit, self._durable_limit)
+        return min(self._pacing.concurrency.limit, self._settling.durable_limit)
 
     def _has_slot(self) -> bool:
         if self._outage_gate.burst_count:
             return not self._in_flight  # one probe at a time until something is there again
-        return len(self._in_flight) + len(self._settled) + len(self._committing) < self._limit()
+        return len(self._in_flight) + len(self._settling) < self._limit()
+
+    def _has_room(self, sent_bytes: int) -> bool:
+        return not self._in_flight or self._in_flight_bytes + sent_bytes <= self._pacing.in_flight_bytes
 
     def _start(self, pending: Pending, now: float) -> None:
+        sent_bytes = pending.request.sent_bytes
         reserved = self._pacing.rates.reserve(now, len(pending.request.body))
         task = self._tasks.create_task(self._attempt(pending, reserved))
         self._in_flight.add(task)
-        task.add_done_callback(self._end)
+        self._in_flight_bytes += sent_bytes
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        self._wake.set()
+        def end(task: asyncio.Task[None]) -> None:
+            self._in_flight.discard(task)
+            self._in_flight_bytes -= sent_bytes
+            self._wake.set()
+
+        task.add_done_callback(end)
 
     # Feeding
 
@@ -179,7 +191,7 @@ class Schedule:
 
     async def _feed_chunk(self) -> None:
         try:
-            chunk = await _in_thread(self._feed_thread, lambda: next(self._feed, None))
+            chunk = await in_thread(self._feed_thread, lambda: next(self._feed, None))
             if chunk is None:
                 self._is_exhausted = True
             else:
@@ -193,21 +205,8 @@ class Schedule:
     async def _accept(self, chunk: Chunk) -> None:
         self._tally.rows_read += len(chunk.requests) + chunk.failed_row_count
         self._tally.rows_failed += chunk.failed_row_count
-        fresh = [request for request in chunk.requests if self._claim(request.key)]
-        # Looked up only now that the keys are claimed: an answer is committed before its key is given up, so a key that
-        # is neither claimed by an earlier row nor found here has never been asked.
-        known = await _in_thread(self._store_thread, lambda: self._store.find([request.key for request in fresh]))
-        for request in fresh:
-            is_answered = known.get(request.key)
-            if is_answered is None:
-                self._backlog.add(Pending(request))
-            else:
-                self._tally.reuse(self._open.pop(request.key), is_answered=is_answered)
-
-    def _claim(self, key: bytes) -> bool:
-        """Note one more row that wants a key's answer; return whether it is the first."""
-        self._open[key] = self._open.get(key, 0) + 1
-        return self._open[key] == 1
+        for request in await self._settling.unanswered(chunk.requests, self._store_thread):
+            self._backlog.add(Pending(request))
 
     # One attempt, and what follows from it
 
@@ -215,36 +214,48 @@ class Schedule:
         if self._stop is not None:
             return  # stopped between the decision to start this request and its first byte
         started_at = time.monotonic()
-        body = pending.request.body
         self._tally.requests_sent += 1
         try:
-            reply = await self._send(body)
+            reply = await self._send(pending.request, self._ladder.body(pending))
         except Exception as error:
             self._break(error)
             return
         result: Completion | Failure = reply if isinstance(reply, Failure) else _read(reply)
-        if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
+        if isinstance(result, Failure) and (result.kind == "media" or verdict(result) in (Verdict.CUT, Verdict.HOLD)):
             self._pacing.rates.give_back(reserved)
         else:
-            self._pacing.rates.settle(reserved, len(body), result.usage if isinstance(result, Completion) else None)
-        self._conclude(pending, reply, result, started_at)
-
-    def _conclude(
-        self, pending: Pending, reply: Reply | Failure, result: Completion | Failure, started_at: float
-    ) -> None:
-        now = time.monotonic()
+            usage = result.usage if isinstance(result, Completion) else None
+            self._pacing.rates.settle(reserved, len(pending.request.body), usage)
         if isinstance(result, Failure):
-            self._fail(pending, result, started_at, now)
-            return
+            self._fail(pending, result, started_at, time.monotonic())
+        else:
+            assert isinstance(reply, Reply)
+            self._complete(pending, reply, result, started_at)
+
+    def _complete(self, pending: Pending, reply: Reply, completion: Completion, started_at: float) -> None:
         self._note_reached(started_at)
-        assert isinstance(reply, Reply)
         self._tally.passed += 1
         self._rate_gate.pass_through(started_at)
-        self._pacing.concurrency.on_reply(now)
-        self._tally.add_usage(result.usage)
-        self._settle(pending, Answer(result, reply.body, reply.latency_s, pending.attempts + 1))
+        self._pacing.concurrency.on_reply(time.monotonic())
+        self._tally.add_usage(completion.usage)
+        judged = self._ladder.judge(completion, pending)
+        if isinstance(judged, Turn):
+            pending.turn = judged
+            pending.turns += 1
+            self._settle(pending, None)
+        elif isinstance(judged, Failure):
+            kept = replace(completion, usage=added(pending.turn.usage, completion.usage))
+            row = FailedRow(judged, False, reply.latency_s, pending.requests + 1, kept, reply.body)
+            self._settle(pending, row)
+        else:
+            answer = Answer(judged, reply.body, reply.latency_s, pending.requests + 1, reply.first_token_s)
+            self._settle(pending, answer)
 
     def _fail(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
+        if failure.kind == "media":  # nothing was sent
+            self._tally.requests_sent -= 1
+            self._give_up(pending, failure, None)
+            return
         if failure.is_outcome_unknown:
             self._tally.possibly_billed += 1
         decided = verdict(failure)
@@ -261,6 +272,10 @@ class Schedule:
             self._wait_for_rate(pending, failure, started_at, now)
         elif decided is Verdict.HOLD:
             self._wait_for_endpoint(pending, failure, started_at, now)
+        elif turn := self._ladder.fallback(failure, pending):
+            pending.turn = turn
+            self._tally.notes = tuple(filter(None, [self._ladder.note]))
+            self._backlog.try_again(pending, now)
         else:
             self._charge(pending, failure, now - started_at, is_final=decided is Verdict.ROW)
 
@@ -298,7 +313,7 @@ class Schedule:
     def _wait_alone(self, pending: Pending, failure: Failure, now: float) -> None:
         """Let a row that alone is turned away hold up nobody, and give it up in the end."""
         if pending.lone_rate_limits > LONE_RATE_LIMITS:
-            self._settle(pending, FailedRow(failure, is_transient(failure), None, pending.attempts + 1))
+            self._give_up(pending, failure, None, charged=1)
         else:
             self._backlog.try_again(pending, now + wait_s(failure, pending.lone_rate_limits))
 
@@ -314,78 +329,48 @@ class Schedule:
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
         self._pacing.concurrency.on_reply(time.monotonic())
-        if not (is_final or is_last(pending.attempts, self._pacing.max_attempts)):
+        tries = self._pacing.max_attempts
+        tries = min(tries, EMPTY_TRIES) if failure.kind == "empty_reply" else tries
+        if not (is_final or is_last(pending.attempts, tries)):
             self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
             self._refuse(failure)  # nothing that came back was ever a chat completion: this is not such an endpoint
         else:
-            self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, pending.attempts))
+            self._give_up(pending, failure, latency_s)
 
-    def _settle(self, pending: Pending, outcome: Outcome) -> None:
-        self._settled.append((pending.request.key, outcome))
-        if not self._is_committing:
-            self._is_committing = True
-            self._tasks.create_task(self._commit())
+    def _give_up(self, pending: Pending, failure: Failure, latency_s: float | None, *, charged: int = 0) -> None:
+        """Settle a row with its failure; what its earlier turns cost stays on record."""
+        paid = None if pending.turn.usage == Usage() else Completion(None, usage=pending.turn.usage)
+        self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, pending.requests + charged, paid))
 
-    async def _commit(self) -> None:
-        """Commit what has settled, again while more does: a slow disk makes larger groups, not slower rows."""
-        try:
-            while self._settled:
-                self._committing, self._settled = self._settled, []
-                await self._commit_group()
-        except Exception as error:  # as above; the answers get another chance at the end
-            self._unkept += [*self._committing, *self._settled]
-            self._settled.clear()
-            self._break(error)
-        finally:
-            self._committing = ()
-            self._is_committing = False
-            self._wake.set()
+    def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
+        self._settling.settle(pending, outcome, self._tasks, self._store_thread)
 
-    async def _commit_group(self) -> None:
-        group, limit = self._committing, self._pacing.concurrency.limit
-        self._tally.in_flight_bound = self._in_flight_bound(limit)
-        waiting_rows = [self._open[key] for key, _ in group]
-        for row_count, (_, outcome) in zip(waiting_rows, group, strict=True):
-            self._tally.conclude(row_count, is_answered=isinstance(outcome, Answer))
-        progress = self._progress()
-        try:
-            await _in_thread(self._store_thread, lambda: self._store.commit(group, progress))
-        except Exception:
-            for row_count, (_, outcome) in zip(waiting_rows, group, strict=True):
-                self._tally.conclude(-row_count, is_answered=isinstance(outcome, Answer))
-            raise
-        for row_count, (key, outcome) in zip(waiting_rows, group, strict=True):
-            came_meanwhile = self._open.pop(key) - row_count
-            self._tally.conclude(came_meanwhile, is_answered=isinstance(outcome, Answer))
-        self._durable_limit = limit
-        self._committing = ()
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            limit=lambda: self._pacing.concurrency.limit,
+            in_flight_bound=self._in_flight_bound,
+            progress=self._progress,
+            has_turned=lambda pending: self._backlog.try_again(pending, time.monotonic()),
+            has_changed=self._note_change,
+            has_failed=self._break,
+        )
+
+    def _note_change(self) -> None:
         self._wake.set()
         self._observe(self._progress())
 
-    def _in_flight_bound(self, limit: int) -> int:
-        """Return how many requests may be under way at any time before the next commit."""
+    def _in_flight_bound(self, limit: int, turned: int) -> int:
+        """Return how many requests may be under way at any time before the next commit.
+
+        `turned` rows are about to come back to the backlog.
+        """
         in_flight = len(self._in_flight)
         if self._stop is not None:
             return in_flight
         if not self._is_exhausted or self._is_feeding:
             return max(limit, in_flight)  # more than the limit, where it has just been cut
-        return max(in_flight, min(limit, in_flight + len(self._backlog)))
-
-    async def _commit_progress(self) -> None:
-        """Commit how far the run is, and what an earlier commit could not keep."""
-        limit = self._pacing.concurrency.limit
-        for key, outcome in self._unkept:
-            self._tally.conclude(self._open[key], is_answered=isinstance(outcome, Answer))
-        progress = self._progress()
-        try:
-            await _in_thread(self._store_thread, lambda: self._store.commit(self._unkept, progress))
-        except BatchchatError as error:
-            for key, outcome in self._unkept:
-                self._tally.conclude(-self._open[key], is_answered=isinstance(outcome, Answer))
-            self._tally.possibly_billed += len(self._unkept)
-            self._break(error)
-        self._durable_limit = limit
+        return max(in_flight, min(limit, in_flight + len(self._backlog) + turned))
 
     def _progress(self) -> Progress:
         return self._tally.progress(in_flight=len(self._in_flight), concurrency=self._limit())
@@ -393,7 +378,3 @@ class Schedule:
 
 def _read(reply: Reply) -> Completion | Failure:
     return read_reply(reply.status, reply.headers, reply.body, unix_now=time.time())
-
-
-async def _in_thread(thread: Executor, call: Callable[[], T]) -> T:
-    return await asyncio.get_running_loop().run_in_executor(thread, call)

@@ -7,7 +7,11 @@ from batchchat.records import Progress, Usage
 
 @dataclass(slots=True)
 class Tally:
-    """The growing side of `Progress`: fields of the same names mean the same."""
+    """The growing side of `Progress`: fields of the same names mean the same.
+
+    `passed` counts the attempts that no limit turned away; `turns_held` the replies that rows without an outcome were
+    paid for, which a kill would lose beside what is in flight.
+    """
 
     rows_read: int = 0
     rows_answered: int = 0
@@ -22,6 +26,8 @@ class Tally:
     passed: int = 0
     has_reached: bool = False
     has_completion: bool = False
+    turns_held: int = 0
+    notes: tuple[str, ...] = ()
 
     def reuse(self, row_count: int, *, is_answered: bool) -> None:
         """Count rows whose outcome was in the store before."""
@@ -58,4 +64,5 @@ class Tally:
             concurrency=concurrency,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
+            notes=self.notes,
         )

@@ -17,12 +17,21 @@ import httpx
 
 from batchchat.errors import UsageError
 from batchchat.records import Failure
+from batchchat.send.stream import ReplyBody
 
 CONNECT_TIMEOUT_S = 20.0
 KEEPALIVE_EXPIRY_S = 4.0
 """Idle seconds after which a connection is not used again: below the 5 s after which common servers close theirs."""
 
 LARGEST_REPLY_BYTES = 64 * 2**20
+LARGEST_STREAM_BYTES = 16 * LARGEST_REPLY_BYTES
+"""Bytes of a stream, which wraps every word of a reply in some 200 of its own."""
+LINGER_S = 5.0
+"""Seconds in which a stream whose reply is whole may still send its usage and `[DONE]`; some never do."""
+LAST_LINGER_S = 0.25
+"""Seconds after `[DONE]` in which the connection may come to its end, and so be used again."""
+SLICE_BYTES = 256 * 2**10
+"""Bytes of a large body that are handed to the socket at a time, so that no layer copies all of it."""
 SHORTEST_SECRET = 8
 """Characters below which a key is a placeholder such as `x`, and taking it out would only spoil replies."""
 
@@ -31,12 +40,16 @@ _REDACTED = "[redacted]"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP reply, read whole: `headers` by lower-case name, `body` decoded, `latency_s` from start to last byte."""
+    """One HTTP reply, read whole: `headers` by lower-case name, `body` decoded, `latency_s` from start to last byte.
+
+    The body of a stream is the one that a plain reply would have; `first_token_s` is the time to its first piece.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     latency_s: float
+    first_token_s: float | None = None
 
 
 class ConnectionPool(httpx.AsyncBaseTransport):
@@ -128,28 +141,47 @@ class Transport:
     async def send(self, body: bytes) -> Reply | Failure:
         """Send one request and read the whole reply within `timeout_s`; a fault of the way comes back as a Failure."""
         started = time.monotonic()
+        received = _Received()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                status, headers, content = await self._exchange(body)
+            async with asyncio.timeout(self._timeout_s) as deadline:
+                await self._exchange(body, received, deadline)
         except TimeoutError:
-            return Failure("timeout", f"no whole reply within {self._timeout_s:g} s", is_outcome_unknown=True)
+            if not received.is_complete:
+                return Failure("timeout", f"no whole reply within {self._timeout_s:g} s", is_outcome_unknown=True)
         except (httpx.TransportError, httpx.DecodingError, OSError) as error:  # httpx lets some of ssl's errors through
-            return self._failure(error)
-        shown = {name: self._redacted(value.encode()).decode() for name, value in headers.items()}
-        return Reply(status, shown, self._redacted(content), time.monotonic() - started)
+            if not received.is_complete:
+                return self._failure(error)
+        content = received.body.whole()
+        if isinstance(content, Failure):
+            if received.status < 300:
+                return content
+            content = b""  # an error that came as a broken stream: its status still says what it is
+        shown = {name: self._redacted(value.encode()).decode() for name, value in received.headers.items()}
+        first_token_at = received.body.first_token_at
+        return Reply(
+            received.status,
+            shown,
+            self._redacted(content),
+            (received.whole_at or time.monotonic()) - started,
+            None if first_token_at is None else first_token_at - started,
+        )
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._transport.aclose()
 
-    async def _exchange(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        request = httpx.Request("POST", self.url, headers=self._headers, content=body, extensions=self._extensions)
-        response = await self._transport.handle_async_request(request)
+    async def _exchange(self, body: bytes, received: "_Received", deadline: asyncio.Timeout) -> None:
+        response = await self._transport.handle_async_request(self._request(body))
         try:
-            content = await _read_whole(response)
+            await received.read(response, deadline)
         finally:
             await response.aclose()
-        return response.status_code, response.headers, content
+
+    def _request(self, body: bytes) -> httpx.Request:
+        if len(body) <= SLICE_BYTES:
+            return httpx.Request("POST", self.url, headers=self._headers, content=body, extensions=self._extensions)
+        headers = httpx.Headers({**self._headers, "content-length": str(len(body))})
+        return httpx.Request("POST", self.url, headers=headers, stream=_Sliced(body), extensions=self._extensions)
 
     def _failure(self, error: httpx.TransportError | httpx.DecodingError | OSError) -> Failure:
         text = self._redacted(_reason(error).encode()).decode()
@@ -204,15 +236,55 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-async def _read_whole(response: httpx.Response) -> bytes:
-    """Return the decoded body; one beyond all sense is not read to its end."""
-    content = bytearray()
-    async for part in response.aiter_bytes():
-        content += part
-        if len(content) > LARGEST_REPLY_BYTES:
-            message = f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MB"
-            raise httpx.DecodingError(message)
-    return bytes(content)
+class _Sliced(httpx.AsyncByteStream):
+    """A large body, a slice at a time."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = memoryview(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), SLICE_BYTES):
+            yield bytes(self._body[start : start + SLICE_BYTES])
+
+
+class _Received:
+    """What has come of a reply so far, so that a connection that breaks after the last word loses nothing."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.body = ReplyBody(is_event_stream=False)
+        self.whole_at: float | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a stream has said all that an answer needs."""
+        return self.body.is_complete
+
+    async def read(self, response: httpx.Response, deadline: asyncio.Timeout) -> None:
+        """Read the decoded body, but not one beyond all sense; of a stream that does not end, until it has said all."""
+        self.status, self.headers = response.status_code, response.headers
+        is_event_stream = "event-stream" in response.headers.get("content-type", "")
+        self.body = ReplyBody(is_event_stream=is_event_stream)
+        size_bytes, largest = 0, LARGEST_STREAM_BYTES if is_event_stream else LARGEST_REPLY_BYTES
+        async for part in response.aiter_bytes():
+            size_bytes += len(part)
+            if size_bytes > largest:
+                message = f"the reply is larger than {largest >> 20} MB"
+                raise httpx.DecodingError(message)
+            now = time.monotonic()
+            wants_more = self.body.feed(part, now)
+            if self.is_complete and self.whole_at is None:
+                self.whole_at = now
+                _hasten(deadline, LINGER_S)
+            if not wants_more:
+                self.whole_at = now
+                _hasten(deadline, LAST_LINGER_S)
+
+
+def _hasten(deadline: asyncio.Timeout, seconds: float) -> None:
+    soon = asyncio.get_running_loop().time() + seconds
+    deadline.reschedule(min(deadline.when() or soon, soon))
 
 
 def _reason(error: BaseException) -> str:

@@ -26,9 +26,24 @@ def shown(name: str, rows_total: int, *, is_quiet: bool, stream: TextIO | None =
         yield lambda _: None
     elif stream.isatty():
         with _bar(printable(name), rows_total, stream) as bar:
-            yield lambda progress: _move(bar, progress)
+            yield _with_notes(lambda progress: _move(bar, progress), lambda note: bar.write(note, file=stream))
     else:
-        yield _Lines(name, rows_total, stream)
+        lines = _Lines(name, rows_total, stream)
+        yield _with_notes(lines, lines.write)
+
+
+def _with_notes(observe: Observer, write: Callable[[str], object]) -> Observer:
+    """Return an observer that also writes each of the run's notes, as soon as there is one."""
+    written: set[str] = set()
+
+    def observed(progress: Progress) -> None:
+        for note in progress.notes:
+            if note not in written:
+                written.add(note)
+                write(printable(note))
+        observe(progress)
+
+    return observed
 
 
 def _bar(name: str, rows_total: int, stream: TextIO) -> "tqdm[NoReturn]":
@@ -64,9 +79,13 @@ class _Lines:
         now = time.monotonic()
         if now - self._printed_at >= LINE_INTERVAL_S:
             self._printed_at = now
-            with suppress(OSError):  # a full disk under the log must not stop the run
-                self._stream.write(f"{self._line(progress, now - self._started_at)}\n")
-                self._stream.flush()
+            self.write(self._line(progress, now - self._started_at))
+
+    def write(self, line: str) -> None:
+        """Write a line; a full disk under the log must not stop the run."""
+        with suppress(OSError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
     def _line(self, progress: Progress, elapsed_s: float) -> str:
         done, total = _done(progress), self._rows_total

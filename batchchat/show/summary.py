@@ -48,6 +48,7 @@ def _notes(summary: RunSummary) -> list[str]:
     progress = summary.progress
     return [
         f"{progress.rows_reused:,} rows had their answer already" if progress.rows_reused else "",
+        *progress.notes,
         f"{progress.rate_limited:,} requests were turned away by a rate limit and sent again"
         if progress.rate_limited
         else "",

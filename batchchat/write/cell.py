@@ -20,11 +20,14 @@ import polars as pl
 _HUGE = tuple(getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl, name))
 # Kinds whose text is a JSON number.
 _NUMBERS = (pl.Duration, pl.Decimal, *_HUGE)
+# A column's methods, and `struct.field`, take names like `^a.*$` and `*` for patterns.
+_PLAIN_NAME = "column"
 _UNITS_PER_S = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def json_values(column: pl.Series) -> list[Any]:
     """Return the column's values, one per row, as what orjson writes: plain values, and fragments for exact numbers."""
+    column = column.alias(_PLAIN_NAME)
     kind = column.dtype.base_type()
     if kind is pl.List:
         return _list_values(column)
@@ -40,7 +43,7 @@ def json_values(column: pl.Series) -> list[Any]:
 def csv_column(column: pl.Series) -> pl.Series:
     """Return the column under its name as polars can write it to CSV: nested values as JSON text, null as null."""
     if not column.dtype.is_nested():
-        return _scalar_texts(column)
+        return _scalar_texts(column.alias(_PLAIN_NAME)).alias(column.name)
     texts = [None if value is None else orjson.dumps(value).decode() for value in json_values(column)]
     return pl.Series(column.name, texts, dtype=pl.String)
 
@@ -94,7 +97,7 @@ def _list_values(column: pl.Series) -> list[Any]:
 def _struct_values(column: pl.Series) -> list[Any]:
     """Return a struct column's values as dicts with the fields in their order."""
     names = column.struct.fields
-    fields = [json_values(column.struct.field(name)) for name in names]
+    fields = [json_values(field) for field in column.struct.unnest().get_columns()]
     rows = zip(*fields, strict=True) if fields else ((),) * len(column)
     return [
         None if null else dict(zip(names, values, strict=True))

@@ -1,14 +1,14 @@
 """Outcomes as the new columns of the output: their names, dtypes and nulls (the output contract).
 
-What passes in is one outcome per row (an answer, a failed row, or None where nothing is known) and the job's wishes for
-names; what comes out is a polars frame with one row per outcome, of the same dtypes whatever happened. It does not know
-files, formats, the input's values, or how an outcome came to be.
+What passes in is one outcome per row (an answer, a failed row, or None where nothing is known), the job's wishes for
+names and further columns, and its JSON Schema; what comes out is a polars frame with one row per outcome, of the same
+dtypes whatever happened. It does not know files, formats, the input's values, or how an outcome came to be.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import attrgetter
@@ -19,16 +19,20 @@ import polars as pl
 
 from batchchat.errors import OutputError
 from batchchat.records import Answer, Completion, FailedRow, Outcome, ToolCall
+from batchchat.write.parsed import Shape, series_of, shape_of, storable
 
 _TOOL_CALL = {"id": pl.String(), "name": pl.String(), "arguments": pl.String()}
 
-COLUMNS: Mapping[str, pl.DataType] = MappingProxyType(
+_EVERY_COLUMN: Mapping[str, pl.DataType] = MappingProxyType(
     {
         "completion": pl.String(),
+        "completions": pl.List(pl.String()),
+        "parsed": pl.String(),
         "tool_calls": pl.List(pl.Struct(_TOOL_CALL)),
         "reasoning": pl.String(),
         "refusal": pl.String(),
         "finish_reason": pl.String(),
+        "logprobs": pl.String(),
         "prompt_tokens": pl.Int64(),
         "completion_tokens": pl.Int64(),
         "total_tokens": pl.Int64(),
@@ -37,53 +41,85 @@ COLUMNS: Mapping[str, pl.DataType] = MappingProxyType(
         "model": pl.String(),
         "response_id": pl.String(),
         "latency_s": pl.Float64(),
+        "first_token_s": pl.Float64(),
         "attempts": pl.Int32(),
         "error_kind": pl.String(),
         "error": pl.String(),
         "error_status": pl.Int32(),
+        "raw": pl.String(),
     }
 )
-"""The new columns in output order: dtype by standard name."""
+
+OPTIONAL_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {"completions": "`request.n` to 2 or more", "logprobs": "`request.logprobs: true`", "raw": "`output.raw: true`"}
+)
+"""The new columns that a job has only where it asks for them, each with what to set."""
+
+COLUMNS: Mapping[str, pl.DataType] = MappingProxyType(
+    {column: dtype for column, dtype in _EVERY_COLUMN.items() if column not in OPTIONAL_COLUMNS}
+)
+"""The new columns of a job without a schema, in output order: dtype by standard name."""
 
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """What is written: the input columns kept, in input order, then every standard column under its output name."""
+    """What is written: the input columns kept, in input order, then the job's new columns under their output names.
+
+    `columns` has the new ones in output order, dtype by standard name; `names` their output names. `shape` is that of
+    `parsed`, None for a job without a schema.
+    """
 
     keep: tuple[str, ...]
     names: Mapping[str, str]
+    columns: Mapping[str, pl.DataType]
+    shape: Shape | None = None
 
 
 def plan_output(
-    input_columns: Sequence[str], *, keep: Sequence[str] | None, rename: Mapping[str, str], prefix: str
+    input_columns: Sequence[str],
+    *,
+    keep: Sequence[str] | None,
+    rename: Mapping[str, str],
+    prefix: str,
+    schema: Any | None = None,
+    extra: Collection[str] = (),
 ) -> OutputPlan:
-    """Return which input columns are written and what the new ones are called.
+    """Return which input columns are written, what the new ones are, and what they are called.
 
-    `keep` chooses among the input columns (None: all of them), `rename` gives standard columns a name of their own, and
-    `prefix` goes before the names of all others.
+    `keep` chooses among the input columns (None: all of them), `rename` gives new columns a name of their own, and
+    `prefix` goes before the names of all others. `schema` is the JSON Schema of the answers, which gives `parsed` its
+    dtype, and `extra` has those of `OPTIONAL_COLUMNS` that the job asks for.
 
     Raises:
         OutputError: a name is unknown, listed twice, or given to two columns; its message lists every such problem.
 
     """
+    shape = None if schema is None else shape_of(schema)
+    columns = {name: dtype for name, dtype in _EVERY_COLUMN.items() if name in COLUMNS or name in extra}
+    if shape is not None:
+        columns["parsed"] = shape.dtype
     kept = tuple(column for column in input_columns if keep is None or column in keep)
-    names = {column: rename.get(column, prefix + column) for column in COLUMNS}
+    names = {column: rename.get(column, prefix + column) for column in columns}
     problems = [
-        *_rename_problems(rename),
+        *_rename_problems(rename, columns),
         *_keep_problems(input_columns, keep or ()),
         *_name_problems(names, kept),
     ]
     if problems:
         raise OutputError("\n".join(problems))
-    return OutputPlan(keep=kept, names=MappingProxyType(names))
+    return OutputPlan(kept, MappingProxyType(names), MappingProxyType(columns), shape)
 
 
-def _rename_problems(rename: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for every name in `output.columns` that is no new column."""
+def _rename_problems(rename: Mapping[str, str], columns: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for every name in `output.columns` that is no new column of this job."""
     for name in rename:
-        if name not in COLUMNS:
-            hint = _nearest(name, COLUMNS)
-            yield f"output.columns: there is no new column `{name}`{hint}; there are {_list(COLUMNS)}"
+        if name in columns:
+            continue
+        if name in OPTIONAL_COLUMNS:
+            yield f"output.columns: this job has no column `{name}`; set {OPTIONAL_COLUMNS[name]} to have it"
+        else:
+            hint = _nearest(name, columns)
+            yield f"output.columns: there is no new column `{name}`{hint}; there are {_list(columns)}"
 
 
 def _keep_problems(input_columns: Sequence[str], keep: Sequence[str]) -> Iterator[str]:
@@ -126,64 +162,85 @@ def _list(names: Iterable[str]) -> str:
 def empty_output(plan: OutputPlan, schema: pl.Schema) -> pl.DataFrame:
     """Return the output's columns without rows; `schema` is that of the input."""
     kept = {column: schema[column] for column in plan.keep}
-    return pl.DataFrame(schema={**kept, **{plan.names[column]: dtype for column, dtype in COLUMNS.items()}})
+    return pl.DataFrame(schema={**kept, **{plan.names[column]: dtype for column, dtype in plan.columns.items()}})
 
 
 def answer_columns(outcomes: Sequence[Outcome | None], plan: OutputPlan) -> pl.DataFrame:
     """Return the new columns under their output names, one row per outcome, in order.
 
-    None (nobody was asked, or no answer yet) gives nulls; a failed row gives its latency, attempts and error; an answer
-    everything else. The dtypes are those of `COLUMNS` whatever the outcomes, none included. An integer that its column
-    cannot hold is null; half of a surrogate pair, which no file can hold, becomes U+FFFD.
+    None (nobody was asked, or no answer yet) gives nulls; an answer everything but the error; a failed row its latency,
+    attempts and error, and what the model said where it did answer, with `parsed` null. The dtypes are those of the
+    plan whatever the outcomes, none included. An integer that its column cannot hold is null; half of a surrogate pair,
+    which no file can hold, becomes U+FFFD.
     """
-    values = {**_completion_values(outcomes), **_outcome_values(outcomes)}
-    return pl.DataFrame([_series(plan.names[column], values[column], dtype) for column, dtype in COLUMNS.items()])
+    values = {**_completion_values(outcomes, plan.columns), **_outcome_values(outcomes, plan)}
+    return pl.DataFrame([_series(column, values[column], plan) for column in plan.columns])
 
 
 # Stands in where there is no answer, so that every column is one plain pass over attributes: this is the path of a
 # million rows, and building them as dicts takes several times as long.
 _NO_COMPLETION = Completion(content=None)
 
+
+def _contents(completion: Completion) -> tuple[str | None, ...]:
+    """Return the content of every choice, nothing where there is no completion."""
+    return () if completion is _NO_COMPLETION else completion.completions or (completion.content,)
+
+
 _COMPLETION_FIELDS: Mapping[str, Callable[[Completion], Any]] = MappingProxyType(
     {
         "completion": attrgetter("content"),
+        "completions": _contents,
         "tool_calls": attrgetter("tool_calls"),
         "reasoning": attrgetter("reasoning"),
         "refusal": attrgetter("refusal"),
         "finish_reason": attrgetter("finish_reason"),
-        "prompt_tokens": attrgetter("usage.prompt_tokens"),
-        "completion_tokens": attrgetter("usage.completion_tokens"),
-        "total_tokens": attrgetter("usage.total_tokens"),
-        "cached_tokens": attrgetter("usage.cached_tokens"),
-        "reasoning_tokens": attrgetter("usage.reasoning_tokens"),
+        "logprobs": attrgetter("logprobs"),
         "model": attrgetter("model"),
         "response_id": attrgetter("response_id"),
     }
 )
+_USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 
 
-def _completion_values(outcomes: Sequence[Outcome | None]) -> dict[str, list[Any]]:
+def _completion_values(outcomes: Sequence[Outcome | None], columns: Collection[str]) -> dict[str, list[Any]]:
     """Return the values of the columns that come from the model, by standard name."""
-    completions = [outcome.completion if isinstance(outcome, Answer) else _NO_COMPLETION for outcome in outcomes]
-    return {column: list(map(value, completions)) for column, value in _COMPLETION_FIELDS.items()}
-
-
-def _outcome_values(outcomes: Sequence[Outcome | None]) -> dict[str, list[Any]]:
-    """Return the values of the columns that say how the asking went, by standard name."""
-    failures = [outcome.failure if isinstance(outcome, FailedRow) else None for outcome in outcomes]
+    completions = [(outcome.completion if outcome else None) or _NO_COMPLETION for outcome in outcomes]
+    usages = list(map(attrgetter("usage"), completions))
     return {
+        **{column: list(map(value, completions)) for column, value in _COMPLETION_FIELDS.items() if column in columns},
+        **{column: list(map(attrgetter(column), usages)) for column in _USAGE_FIELDS},
+    }
+
+
+def _outcome_values(outcomes: Sequence[Outcome | None], plan: OutputPlan) -> dict[str, Sequence[Any]]:
+    """Return the values of the columns that say how the asking went, by standard name."""
+    answers = [outcome if isinstance(outcome, Answer) else None for outcome in outcomes]
+    failures = [outcome.failure if isinstance(outcome, FailedRow) else None for outcome in outcomes]
+    values: dict[str, Sequence[Any]] = {
+        "parsed": [answer.completion.parsed if answer and plan.shape else None for answer in answers],
         "latency_s": [outcome.latency_s if outcome else None for outcome in outcomes],
+        "first_token_s": [answer.first_token_s if answer else None for answer in answers],
         "attempts": [(outcome.attempts or None) if outcome else None for outcome in outcomes],
         "error_kind": [failure.kind if failure else None for failure in failures],
         "error": [failure.message if failure else None for failure in failures],
         "error_status": [failure.status if failure else None for failure in failures],
     }
+    if "raw" in plan.columns:
+        replies = [outcome.reply if outcome else b"" for outcome in outcomes]
+        values["raw"] = [reply.decode("utf-8", "replace") if reply else None for reply in replies]
+    return values
 
 
-def _series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
-    """Return the values as a column of exactly `dtype`."""
-    if isinstance(dtype, pl.List):
+def _series(column: str, values: Sequence[Any], plan: OutputPlan) -> pl.Series:
+    """Return a column's values under its output name, as exactly the plan's dtype."""
+    name, dtype = plan.names[column], plan.columns[column]
+    if column == "parsed" and plan.shape:
+        return series_of(name, values, plan.shape)
+    if column == "tool_calls":
         return _tool_call_series(name, values)
+    if column == "completions":
+        return _completions_series(name, values)
     if isinstance(dtype, pl.String):
         return _string_series(name, values)
     return pl.Series(name, values, dtype=dtype, strict=False)
@@ -194,22 +251,28 @@ def _string_series(name: str, texts: Sequence[str | None]) -> pl.Series:
     try:
         return pl.Series(name, texts, dtype=pl.String)
     except UnicodeEncodeError:
-        return pl.Series(name, [text if text is None else _storable(text) for text in texts], dtype=pl.String)
-
-
-def _storable(text: str) -> str:
-    """Return the text with its surrogate pairs joined and U+FFFD for every surrogate that has no partner."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return pl.Series(name, [text if text is None else storable(text) for text in texts], dtype=pl.String)
 
 
 def _tool_call_series(name: str, rows: Sequence[Sequence[ToolCall]]) -> pl.Series:
     """Return the rows' tool calls as a column of lists, null for a row without any."""
-    # All calls as one flat table that is grouped by row: as dicts they take thirty times as long, and polars 1.36
-    # garbles the strings of `pl.Series(<Arrow list of structs>)`.
+    # As one flat table that is grouped by row: as dicts they take thirty times as long.
     calls = [call for row in rows for call in row]
-    owners = [number for number, row in enumerate(rows) for _ in row]
     fields = [_string_series(field, list(map(attrgetter(field), calls))) for field in _TOOL_CALL]
-    flat = pl.DataFrame([pl.Series("row", owners, dtype=pl.Int64), *fields])
-    lists = flat.group_by("row", maintain_order=True).agg(pl.struct(*_TOOL_CALL).alias("calls"))
+    return _by_row(name, rows, pl.DataFrame(fields).to_struct())
+
+
+def _completions_series(name: str, rows: Sequence[Sequence[str | None]]) -> pl.Series:
+    """Return the contents of the rows' choices as a column of lists, null for a row without any."""
+    return _by_row(name, rows, _string_series("", [text for row in rows for text in row]))
+
+
+def _by_row(name: str, rows: Sequence[Sequence[Any]], values: pl.Series) -> pl.Series:
+    """Return the values of all rows, one after the other, as a column of each row's list, null where it has none."""
+    if values.is_empty():
+        return pl.Series(name, [None] * len(rows), dtype=pl.List(values.dtype))
+    owners = pl.Series("row", [number for number, row in enumerate(rows) for _ in row], dtype=pl.Int64)
+    flat = pl.DataFrame([owners, values.alias("values")])
+    lists = flat.group_by("row", maintain_order=True).agg("values")
     every_row = pl.DataFrame({"row": pl.Series(range(len(rows)), dtype=pl.Int64)})
-    return every_row.join(lists, on="row", how="left", maintain_order="left")["calls"].alias(name)
+    return every_row.join(lists, on="row", how="left", maintain_order="left")["values"].alias(name)

@@ -1,0 +1,194 @@
+"""What to make of an answer that should fit a schema: take it, mend it, ask once more, or give it up.
+
+What passes in are completions, the bodies that asked for them, and what the endpoint refused; what comes out is the
+completion with its JSON in `parsed`, the turn to take next, or a failure. It asks nothing itself, and fetches nothing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain, islice
+from typing import Any, NoReturn
+
+import jsonschema_rs
+import orjson
+
+from batchchat.records import Completion, Failure, Usage
+from batchchat.send.mending import FoundJson, mended, whole
+
+MAX_TOLD_ERRORS = 5
+MAX_ERROR = 300
+MAX_CORRECTION = 1_000
+MAX_FAILURE = 2_000
+"""Characters of one error, of all that the model is told, and of what a row's failure says."""
+
+_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
+_COUNTS = tuple(one.name for one in fields(Usage))
+
+_WORDS_READ = 300
+_FORMAT_WORDS = re.compile(r"response[_ ]format|json_schema|json_object|structured[_ ]outputs?", re.IGNORECASE)
+_DETAIL_WORDS = re.compile(
+    r"json_schema|json_object|structured[_ ]outputs?|response[_ ]format\W{0,2}type|schema for response", re.IGNORECASE
+)
+_UNKNOWN_WORDS = re.compile(
+    r"unknown|unrecognized|unsupported|unexpected|extra\b|does(?: not|n't) support"
+    r"|not (?:be )?(?:supported|permitted|allowed|accepted|recognized|implemented)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a row's next request adds to its own body.
+
+    `mode` is how the schema is asked for: 0 as the job wrote it, 1 in the prompt beside `json_object`, 2 in the prompt
+    alone. `said` are the messages added at the end: the text that did not fit, and the correction. `max_tokens` takes
+    the place of the body's own limit; 0 leaves that, as more was refused. `usage` is what the earlier turns cost.
+    """
+
+    mode: int = 0
+    said: tuple[Mapping[str, Any], ...] = ()
+    max_tokens: int | None = None
+    usage: Usage = field(default_factory=Usage)
+
+
+class Structure:
+    """A schema that answers must fit.
+
+    Raises:
+        ValueError: it is no JSON Schema, or refers to another document.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        try:
+            # Formats are notes, as in draft 2020-12; the older drafts would have them checked.
+            self._validator = jsonschema_rs.validator_for(schema, retriever=_refuse_document, validate_formats=False)
+        except ValueError as error:
+            reason = _told(error) if isinstance(error, jsonschema_rs.ValidationError) else _cut(str(error), MAX_ERROR)
+            advice = "correct it; what it refers to must stand in it, under $defs"
+            raise ValueError(f"is not a valid JSON Schema ({reason}); {advice}") from error
+
+    def judge(self, completion: Completion, body: bytes, turn: Turn) -> Completion | Turn | Failure:
+        """Return what follows from a completion that a row's `body` and `turn` brought.
+
+        A refusal is an answer, and so are tool calls whose text does not fit. A text that was cut at the token limit is
+        asked for again with more, once; then what can be mended is, and what cannot is corrected by the model, once.
+        """
+        usage = added(turn.usage, completion.usage)
+        text = (completion.content or "").encode("utf-8", "replace").decode()
+        parsed = None if completion.refusal else self._fitting(whole(text))
+        if parsed is not None or completion.refusal or completion.tool_calls:
+            return replace(completion, parsed=parsed, usage=usage)
+        more = _more_tokens(body) if completion.finish_reason == "length" and turn.max_tokens is None else None
+        if more is not None:
+            return replace(turn, max_tokens=more, usage=usage)
+        parsed = self._fitting(mended(text))
+        if parsed is not None:
+            return replace(completion, parsed=parsed, usage=usage)
+        errors = self._errors(text)
+        if turn.said or completion.finish_reason == "content_filter":
+            return Failure("schema", _cut(f"the answer does not fit the schema: {errors}", MAX_FAILURE), status=200)
+        return replace(turn, said=_correction(text, errors), usage=usage)
+
+    def fallback(self, failure: Failure, turn: Turn) -> Turn | None:
+        """Return another way to ask, when an endpoint refuses the response format; None when it refuses another thing.
+
+        An endpoint that does not know `response_format` at all is asked without it at once. One that refuses a request
+        with more tokens is asked with the body's own limit again.
+        """
+        if turn.max_tokens and failure.kind in ("bad_request", "context_length"):
+            return replace(turn, max_tokens=0)
+        is_refusal = failure.kind == "bad_request" or (failure.kind == "server" and failure.status == 501)
+        if not is_refusal or failure.status not in (400, 404, 422, 501) or turn.mode >= 2:
+            return None
+        words = f"{failure.code or ''} {failure.message[:_WORDS_READ]}"
+        if not _FORMAT_WORDS.search(words):
+            return None
+        is_unknown = _UNKNOWN_WORDS.search(words) and not _DETAIL_WORDS.search(words)
+        return replace(turn, mode=2 if is_unknown else turn.mode + 1)
+
+    def _fitting(self, found: Iterator[FoundJson]) -> str | None:
+        """Return the first JSON that fits the schema, as compact text."""
+        return next((one.text for one in found if self._validator.is_valid(one.value)), None)
+
+    def _errors(self, text: str) -> str:
+        """Return what is wrong with a text, in words that a model can act on."""
+        if not text.strip():
+            return "the answer is empty"
+        found = next(chain(whole(text), mended(text)), None)
+        if found is None:
+            return "the answer is not JSON"
+        return "; ".join(map(_told, islice(self._validator.iter_errors(found.value), MAX_TOLD_ERRORS)))
+
+
+def added(first: Usage, second: Usage) -> Usage:
+    """Return the sum of two usages; what neither reports stays None."""
+    sums: dict[str, int | None] = {}
+    for name in _COUNTS:
+        counts = [count for count in (getattr(first, name), getattr(second, name)) if count is not None]
+        sums[name] = sum(counts) if counts else None
+    return Usage(**sums)
+
+
+def body_for(body: bytes, turn: Turn) -> bytes:
+    """Return the body of a row's next request: its own with the turn applied.
+
+    What a turn adds stands behind what is there, in the messages and in their parts, so that nothing changes its place.
+    """
+    if not (turn.mode or turn.said or turn.max_tokens):
+        return body
+    data = orjson.loads(body)
+    if turn.mode:
+        data["messages"] = _prompted(data["messages"], schema_of(data.pop("response_format", None)))
+    if turn.mode == 1:
+        data["response_format"] = {"type": "json_object"}
+    data["messages"] = [*data["messages"], *turn.said]
+    if turn.max_tokens:
+        data |= dict.fromkeys(_LIMITS & data.keys(), turn.max_tokens)
+    return orjson.dumps(data)
+
+
+def schema_of(response_format: Any) -> Any:
+    """Return the JSON Schema of a `json_schema` response format, None for any other."""
+    inner = response_format.get("json_schema") if isinstance(response_format, dict) else None
+    return inner.get("schema") if isinstance(inner, dict) else None
+
+
+def _prompted(messages: Sequence[Any], schema: Any) -> list[Any]:
+    """Return the messages with the schema at the end of the last one of the user."""
+    wish = "Answer with one JSON object that fits this JSON Schema, and with nothing else:"
+    text = f"{wish}\n{orjson.dumps(schema).decode()}"
+    for at in reversed(range(len(messages))):
+        message = messages[at]
+        content = message.get("content") if message.get("role") == "user" else None
+        if isinstance(content, (str, list)):
+            more = f"{content}\n\n{text}" if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+            return [*messages[:at], {**message, "content": more}, *messages[at + 1 :]]
+    return [*messages, {"role": "user", "content": text}]
+
+
+def _more_tokens(body: bytes) -> int | None:
+    """Return a larger limit of tokens than a body has; None when it has none."""
+    data = orjson.loads(body)
+    limit = max((data[name] for name in _LIMITS & data.keys() if isinstance(data[name], int)), default=0)
+    return max(4 * limit, limit + 256) if limit > 0 else None
+
+
+def _correction(text: str, errors: str) -> tuple[Mapping[str, Any], ...]:
+    asked = _cut(f"Your answer does not fit the JSON Schema: {errors}", MAX_CORRECTION)
+    correction = {"role": "user", "content": f"{asked}\n\nAnswer again with only the corrected JSON."}
+    return ({"role": "assistant", "content": text}, correction) if text.strip() else (correction,)
+
+
+def _told(error: jsonschema_rs.ValidationError) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+    return f"{_cut(path.removeprefix('.') or 'the whole', MAX_ERROR)}: {_cut(error.message, MAX_ERROR)}"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _refuse_document(uri: str) -> NoReturn:
+    message = f"{uri} is another document, and none is fetched"
+    raise ValueError(message)
