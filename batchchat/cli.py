@@ -324,10 +324,10 @@ def _raise_file_limit() -> None:
 def _print_object(value: Any, *, indent: bool = False) -> None:
     import orjson
 
-    from batchchat.show.printable import printable
+    from batchchat.show.printable import printable, shortened
 
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
-    _print(printable(text) if sys.stdout is not None and sys.stdout.isatty() else text)
+    _print(printable(shortened(text)) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
 def _print(text: str) -> None:

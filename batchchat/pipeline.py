@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 256
 CHUNK_BYTES = 4 * 2**20
-"""Rows, and bytes of their requests, that the feed prepares at a time."""
+CHUNK_MEDIA_BYTES = 32 * 2**20
+"""Rows, bytes of their requests, and of the files that they name, which the feed prepares at a time."""
 
 FIRST_ROWS = 5
 """Rows of the output that a summary shows."""
@@ -265,17 +266,22 @@ def _with_memory(plan: Plan, memory: MediaMemory, *, look_only: bool = False) ->
 
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """Yield the requests of all rows in input order, a bounded number at a time."""
+    memory = plan.prompt.media.memory
     requests: list[ChatRequest] = []
-    failed_row_count = size_bytes = 0
+    failed_row_count = held_bytes = media_bytes = 0
     for _, made in prepared_rows(plan):
         if isinstance(made, Failure):
             failed_row_count += 1
         else:
             requests.append(made)
-            size_bytes += made.held_bytes
-        if len(requests) + failed_row_count >= CHUNK_ROWS or size_bytes >= CHUNK_BYTES:
+            held_bytes += made.held_bytes
+            media_bytes += sum(one.size_bytes for one in made.media)
+        row_count = len(requests) + failed_row_count
+        if row_count >= CHUNK_ROWS or held_bytes >= CHUNK_BYTES or media_bytes >= CHUNK_MEDIA_BYTES:
+            memory.flush()
             yield Chunk(requests, failed_row_count)
-            requests, failed_row_count, size_bytes = [], 0, 0
+            requests, failed_row_count, held_bytes, media_bytes = [], 0, 0, 0
+    memory.flush()
     if requests or failed_row_count:
         yield Chunk(requests, failed_row_count)
 

@@ -29,7 +29,15 @@ from PIL import Image, ImageCms
 
 from batchchat.errors import UsageError
 from batchchat.prompt.image import MOST_PIXELS, shrunk
-from batchchat.prompt.media import MediaError, MediaFolder, MediaMemory, Unremembered, build, require_pillow
+from batchchat.prompt.media import (
+    MediaError,
+    MediaFolder,
+    MediaMemory,
+    Unremembered,
+    build,
+    is_settled,
+    require_pillow,
+)
 from batchchat.prompt.mediafile import MediaFile, blocks
 from batchchat.prompt.mime import mime_type
 from batchchat.records import ChatRequest, Media
@@ -56,6 +64,9 @@ class Memory:
     def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
         """Keep it."""
         self.known[(path, size_bytes, mtime_ns)] = (digest, mime_type)
+
+    def flush(self) -> None:
+        """Do nothing: what is known stays."""
 
 
 def image_file(format: str = "PNG", size: tuple[int, int] = (30, 20), mode: str = "RGB", **options: Any) -> bytes:  # noqa: A002
@@ -514,6 +525,22 @@ def test_young_file_is_not_remembered(tmp_path: Path) -> None:
     written(tmp_path / "a.png", PNG, IN_FUTURE_NS)
     placed(folder(tmp_path, memory=memory), "a.png")
     assert memory.known == {}
+
+
+@pytest.mark.parametrize(
+    ("mtime_ns", "age_ns", "is_remembered"),
+    [
+        (1_700_000_000_000_000_000, 1_900_000_000, False),
+        (1_700_000_000_000_000_000, 2_000_000_000, True),
+        (1_700_000_000_123_000_000, 49_000_000, False),
+        (1_700_000_000_123_000_000, 50_000_000, True),
+    ],
+)
+def test_age_at_which_a_file_is_remembered_depends_on_its_clock(
+    mtime_ns: int, age_ns: int, is_remembered: bool
+) -> None:
+    """A file system that counts whole seconds may give two contents one time for longer than one that counts less."""
+    assert is_settled(mtime_ns, mtime_ns + age_ns) == is_remembered
 
 
 def test_look_reads_only_the_head(tmp_path: Path) -> None:

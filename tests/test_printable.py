@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.show.printable import one_line, printable
+from batchchat.show.printable import one_line, printable, shortened
 
 BELL, ESC = "\x07", "\x1b"
 DIRECTION = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -113,3 +113,10 @@ def test_one_line_fits_its_width(text: str, width: int) -> None:
 def test_one_line_is_cut_with_an_ellipsis(text: str, width: int, line: str) -> None:
     """Spaces and line ends become one space; only what does not fit is cut, and the cut is seen."""
     assert one_line(text, width) == line
+
+
+def test_long_data_url_is_cut_and_a_short_one_is_not() -> None:
+    """A terminal is not filled with the base64 of a picture; all else stays."""
+    url = "data:image/png;base64," + "A" * 5_000
+    assert shortened(f'{{"url":"{url}","b":1}}') == f'{{"url":"{url[:65]}… (5,022 characters)","b":1}}'
+    assert shortened('{"url":"data:image/png;base64,AAAA"}') == '{"url":"data:image/png;base64,AAAA"}'

@@ -227,3 +227,10 @@ def test_nothing_shown_steers_a_terminal(text: str) -> None:
     summary = replace(SUMMARY, job=text, output=text)
     shown = show_status.as_text(status) + show_summary.as_text(summary) + show_summary.table([{text: text}], 80)
     assert [character for character in shown if character == "\x1b" or "\x80" <= character <= "\x9f"] == []
+
+
+def test_nested_cells_are_json() -> None:
+    """A struct or a list is shown as what it is in every other place."""
+    assert (
+        show_summary.table([{"parsed": {"a": [1, None]}, "b": ["x"]}], 80).splitlines()[-1] == '{"a":[1,null]}  ["x"]'
+    )

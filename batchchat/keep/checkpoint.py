@@ -188,7 +188,7 @@ class Checkpoint:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        with _translated(self.path):
+        with translated(self.path):
             yield
 
 
@@ -206,14 +206,14 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
         raise CheckpointMissingError(message)
     if not is_read_only and not exists(path):
         _create(path)
-    with _translated(path):
-        mode = _mode(path) if is_read_only else "mode=rw"
+    with translated(path):
+        mode = opening_mode(path) if is_read_only else "mode=rw"
         uri = f"{path.absolute().as_uri()}?{mode}"
         connection = sqlite3.connect(
             uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
     try:
-        with _translated(path):
+        with translated(path):
             version = _check_version(path, connection)
             if is_read_only:
                 _require_newest(path, version)
@@ -223,7 +223,7 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
                 migrate(connection)
         yield Checkpoint(path, connection)
     finally:
-        with _translated(path):
+        with translated(path):
             connection.close()
 
 
@@ -265,7 +265,7 @@ def set_aside(path: Path) -> Path | None:
     """
     if not path.exists():
         return None
-    with _translated(path), closing(sqlite3.connect(path, timeout=1.0)) as connection:
+    with translated(path), closing(sqlite3.connect(path, timeout=1.0)) as connection:
         _check_version(path, connection)
         # What stands in the WAL must go along, and cannot while somebody reads it.
         is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -293,7 +293,7 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _mode(path: Path) -> str:
+def opening_mode(path: Path) -> str:
     """Return how to open a checkpoint for reading; in a folder that cannot be written to, as one that never changes."""
     has_wal = path.with_name(f"{path.name}-wal").exists()
     return "mode=ro" if has_wal or _is_writable(path.parent) else "mode=ro&immutable=1"
@@ -323,7 +323,7 @@ def _require_newest(path: Path, version: int) -> None:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into the checkpoint's, at this one place."""
     try:
         yield

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from batchchat.errors import CheckpointError
-from batchchat.keep.checkpoint import BUSY_TIMEOUT_S, _mode, _translated
+from batchchat.keep.checkpoint import BUSY_TIMEOUT_S, opening_mode, translated
 
 GATHERED = 256
 """Digests that are written in one transaction."""
@@ -62,7 +62,7 @@ class Digests:
         rows = [(name, *known) for name, known in self._gathered.items()]
         if not rows:
             return
-        with _translated(self.path):
+        with translated(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._connection.executemany("INSERT OR REPLACE INTO media VALUES (?, ?, ?, ?, ?)", rows)
@@ -75,7 +75,7 @@ class Digests:
 
     def _stored(self, name: str | bytes) -> _Known | None:
         query = "SELECT size_bytes, mtime_ns, digest, mime_type FROM media WHERE path = ?"
-        with _translated(self.path):
+        with translated(self.path):
             row: _Known | None = self._connection.execute(query, (name,)).fetchone()
         return row
 
@@ -89,17 +89,17 @@ def open_digests(path: Path, *, is_read_only: bool = False) -> Iterator[Digests]
     Raises:
         CheckpointError: the system refuses it.
     """
-    with _translated(path):
-        uri = f"{path.absolute().as_uri()}?{_mode(path) if is_read_only else 'mode=rw'}"
+    with translated(path):
+        uri = f"{path.absolute().as_uri()}?{opening_mode(path) if is_read_only else 'mode=rw'}"
         connection = sqlite3.connect(
             uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
     try:
-        with _translated(path):
+        with translated(path):
             connection.execute("PRAGMA synchronous = NORMAL")
         yield from _flushed(Digests(path, connection, is_read_only=is_read_only))
     finally:
-        with _translated(path):
+        with translated(path):
             connection.close()
 
 

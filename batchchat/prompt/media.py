@@ -28,7 +28,7 @@ DIGEST_BYTES = 20
 HEAD_BYTES = 4096
 _BLOCK_BYTES = 2**20
 _ENCODED_BYTES = 3 * 2**20  # a multiple of three: only the last block of base64 is padded
-_SETTLED_NS = 2 * 10**9
+_COARSE_TICK_NS, _FINE_TICK_NS = 2 * 10**9, 50 * 10**6
 _KINDS = MappingProxyType({"image_url": "image", "video_url": "video"})
 _PASSED_ON = ("http://", "https://", "data:")
 _BINARY = "the row's binary value"
@@ -46,6 +46,9 @@ class MediaMemory(Protocol):
     def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
         """Keep what was read for the next run."""
 
+    def flush(self) -> None:
+        """Make what was kept outlast this run, should it be killed."""
+
 
 class Unremembered:
     """A memory that keeps nothing, for looking at a few rows."""
@@ -55,6 +58,9 @@ class Unremembered:
 
     def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
         """Keep nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +131,19 @@ class MediaFolder:
             if self.look_only:
                 return _digest([repr(identity).encode()]), kind
             digest = _digest(chain([head], content))
-        # A file may be written to again within one tick of its file system's clock, up to 2 s, and keep its time: what
-        # was young when it was read is read again, as git does with its index.
-        if begun_ns - file.mtime_ns >= _SETTLED_NS:
+        if is_settled(file.mtime_ns, begun_ns):
             self.memory.remember(*identity, digest, kind)
         return digest, kind
+
+
+def is_settled(mtime_ns: int, begun_ns: int) -> bool:
+    """Whether a file that was read at `begun_ns` would have another time if it were written to since.
+
+    Within one tick of its file system's clock it may keep its time: what was that young when it was read is read again,
+    as git does with its index. The clocks that count whole seconds tick every second or two, others much faster.
+    """
+    tick_ns = _FINE_TICK_NS if mtime_ns % 10**9 else _COARSE_TICK_NS
+    return begun_ns - mtime_ns >= tick_ns
 
 
 def build(request: ChatRequest, body: bytes, max_bytes: int) -> bytes:
@@ -172,13 +186,13 @@ def _local(messages: list[Any]) -> Iterator[tuple[Place, str, object]]:
     """Yield place, key and value of each image and video that is no URL; the place is that in the request's body."""
     for at, part in _parts(messages):
         for key in _KINDS:
-            if key not in part:
+            if key not in part and part.get("type") != key:
                 continue
-            value, place = part[key], (*at, key)
+            value, place = part.get(key), (*at, key)
             if isinstance(value, dict):
-                if "url" not in value:
-                    continue
-                value, place = value["url"], (*place, "url")
+                if "url" not in value and value.keys() - {"detail"}:
+                    continue  # names the medium in a way of the provider's own
+                value, place = value.get("url"), (*place, "url")
             if _is_local(part, key, value):
                 yield place, key, value
 

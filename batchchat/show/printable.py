@@ -11,6 +11,7 @@ _SEQUENCES = re.compile(
     r"|\x1b[PX^_][^\x1b]*(?:\x1b\\)?"  # DCS, SOS, PM, APC
     r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]"  # CSI and the two-character escapes
 )
+_DATA_URL = re.compile(r"(data:[^\"\\]{60})[^\"\\]{100,}")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -23,3 +24,8 @@ def one_line(text: str, width: int) -> str:
     """Return `text` printable, on one line, cut with an ellipsis to `width` characters."""
     flat = " ".join(printable(text).split())
     return flat if len(flat) <= width else f"{flat[: width - 1]}…"
+
+
+def shortened(text: str) -> str:
+    """Return JSON text with its long `data:` URLs cut: nobody reads a picture's base64 on a terminal."""
+    return _DATA_URL.sub(lambda url: f"{url[1]}… ({len(url[0]):,} characters)", text)

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from batchchat.errors import BatchchatError
 from batchchat.records import RunSummary
 from batchchat.show.printable import one_line, printable
@@ -85,4 +87,6 @@ def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, (dict, list)):
+        return orjson.dumps(value, default=str).decode()
     return f"{value:.3f}" if isinstance(value, float) else str(value)
