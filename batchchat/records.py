@@ -131,14 +131,16 @@ class Failure:
     `schema` (what came back does not fit the job's schema), `connect`, `timeout`, `rate_limit`,
     `server`, `auth`, `credits`, `not_found`, `context_length`, `content_filter`, `bad_request`, `too_large`,
     `protocol` (not a chat-completions reply), `empty_reply`. `status` is the HTTP status, None when there was no reply.
-    `code` is the provider's own machine-readable word. `retry_after_s` is the server's wish, in seconds from the reply.
-    `is_outcome_unknown` says that the request may have been worked on, and billed, all the same.
+    `code` is the provider's own machine-readable word, `param` the parameter that it blames. `retry_after_s` is the
+    server's wish, in seconds from the reply. `is_outcome_unknown` says that the request may have been worked on, and
+    billed, all the same.
     """
 
     kind: str
     message: str
     status: int | None = None
     code: str | None = None
+    param: str | None = None
     retry_after_s: float | None = None
     request_id: str | None = None
     is_outcome_unknown: bool = False

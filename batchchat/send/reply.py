@@ -100,6 +100,7 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix
         message=message[:MAX_MESSAGE],
         status=status,
         code=str(fields["code"]) if isinstance(fields.get("code"), (str, int)) else None,
+        param=text_of(fields.get("param"))[:MAX_MESSAGE] or None,
         retry_after_s=retry_after_s(headers, unix_now),
         request_id=_request_id(headers) or text_of(fields.get("request_id")) or None,
         is_outcome_unknown=status in (200, 408, 499, 502, 504),

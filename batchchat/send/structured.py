@@ -27,14 +27,6 @@ _COUNTS = tuple(one.name for one in fields(Usage))
 
 _WORDS_READ = 300
 _FORMAT_WORDS = re.compile(r"response[_ ]format|json_schema|json_object|structured[_ ]outputs?", re.IGNORECASE)
-_DETAIL_WORDS = re.compile(
-    r"json_schema|json_object|structured[_ ]outputs?|response[_ ]format\W{0,2}type|schema for response", re.IGNORECASE
-)
-_UNKNOWN_WORDS = re.compile(
-    r"unknown|unrecognized|unsupported|unexpected|extra\b|does(?: not|n't) support"
-    r"|not (?:be )?(?:supported|permitted|allowed|accepted|recognized|implemented)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +85,15 @@ class Structure:
     def fallback(self, failure: Failure, turn: Turn) -> Turn | None:
         """Return another way to ask, when an endpoint refuses the response format; None when it refuses another thing.
 
-        An endpoint that does not know `response_format` at all is asked without it at once. One that refuses a request
-        with more tokens is asked with the body's own limit again.
+        An endpoint that refuses a request with more tokens is asked with the body's own limit again.
         """
         if turn.max_tokens and failure.kind in ("bad_request", "context_length"):
             return replace(turn, max_tokens=0)
         is_refusal = failure.kind == "bad_request" or (failure.kind == "server" and failure.status == 501)
         if not is_refusal or failure.status not in (400, 404, 422, 501) or turn.mode >= 2:
             return None
-        words = f"{failure.code or ''} {failure.message[:_WORDS_READ]}"
-        if not _FORMAT_WORDS.search(words):
-            return None
-        is_unknown = _UNKNOWN_WORDS.search(words) and not _DETAIL_WORDS.search(words)
-        return replace(turn, mode=2 if is_unknown else turn.mode + 1)
+        words = f"{failure.code or ''} {failure.param or ''} {failure.message[:_WORDS_READ]}"
+        return replace(turn, mode=turn.mode + 1) if _FORMAT_WORDS.search(words) else None
 
     def _fitting(self, found: Iterator[FoundJson]) -> str | None:
         """Return the first JSON that fits the schema, as compact text."""
