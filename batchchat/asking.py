@@ -19,8 +19,8 @@ from batchchat.prompt.media import MediaError, build
 from batchchat.records import ChatRequest, Chunk, Failure, Progress
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import Pacing
-from batchchat.send.schedule import Schedule, Send
+from batchchat.send.pacing import Pacing, Send
+from batchchat.send.schedule import Schedule
 from batchchat.send.structured import Structure
 from batchchat.send.transport import Reply, Transport
 
@@ -131,7 +131,7 @@ def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
                 body = await loop.run_in_executor(threads, build, request, body, max_bytes)
             except MediaError as error:
                 return Failure("media", str(error))
-        return await transport.send(body)
+        return await transport.send(body, choice_count=request.choice_count)
 
     return send
 

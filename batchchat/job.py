@@ -208,6 +208,15 @@ def _has_template(value: Any) -> bool:
     return isinstance(value, list) and any(_has_template(item) for item in value)
 
 
+def _without_notes(schema: Any) -> Any:
+    """Return a JSON Schema without its titles and descriptions, which may differ from row to row."""
+    if isinstance(schema, dict):
+        notes = ("title", "description", "$comment")
+        kept = {key: item for key, item in schema.items() if not (key in notes and isinstance(item, str))}
+        return {key: _without_notes(item) for key, item in kept.items()}
+    return [_without_notes(item) for item in schema] if isinstance(schema, list) else schema
+
+
 class Request(BaseModel):
     """The body of the request, as the API has it; every string in it is a Jinja2 template over the row."""
 
@@ -241,10 +250,15 @@ class Request(BaseModel):
 
     @property
     def schema_of_answers(self) -> Any:
-        """The JSON Schema that `response_format` asks for; None when there is none, or when each row has its own."""
+        """The JSON Schema that answers must fit; None when there is none, or when each row has its own.
+
+        It is that of `response_schema`, or else the one that `response_format` asks for.
+        """
+        if isinstance(self.response_schema, dict):
+            return self.response_schema
         wanted = (self.model_extra or {}).get("response_format")
         wanted = wanted.get("json_schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
-        schema = wanted.get("schema") if isinstance(wanted, dict) else None
+        schema = _without_notes(wanted.get("schema")) if isinstance(wanted, dict) else None
         return None if _has_template(schema) else schema
 
     @property

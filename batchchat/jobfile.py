@@ -4,8 +4,9 @@ What passes in is a job file's path and the command line's overrides; what comes
 1.2's core types (so `no` and `02:00` stay text), and knows nothing of rows or endpoints.
 """
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from batchchat.errors import JobError, Problem, TemplateError
 from batchchat.job import PRESETS, Job
 from batchchat.jobproblems import describe
 from batchchat.jobyaml import KeyPath, Position, dotted, parse_value, parse_yaml, position_of
-from batchchat.responseschema import response_format
+from batchchat.responseschema import resolved
 
 PATH_FIELDS = (("input", "path"), ("input", "media_root"), ("output", "path"), ("checkpoint", "path"))
 _SCHEMA: KeyPath = ("request", "response_schema")
@@ -112,6 +113,9 @@ def _checked(
     _resolve_paths(data, base)
     wrong = _resolve_schema(data, base)
     job = _validated(data, positions, label, wrong)
+    unsendable = [problem_at(("request", *path), text, positions, label) for path, text in _unsendable(data["request"])]
+    if unsendable:
+        raise JobError(unsendable)
     if job.checkpoint.path is None:
         kept = job.checkpoint.model_copy(update={"path": base / ".batchchat" / f"{job.name}.sqlite"})
         job = job.model_copy(update={"checkpoint": kept})
@@ -131,6 +135,20 @@ def _validated(
     return job
 
 
+def _unsendable(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the place of every number that JSON, or the endpoint's reader of it, has not, and what is wrong."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, f"is {value}, which JSON has no number for; write a finite number or remove it"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        yield path, f"is {value}, beyond the 64 bits of an integer; write a smaller one, or text in quotes"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _unsendable(item, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _unsendable(item, (*path, number))
+
+
 def problem_at(path: KeyPath, text: str, positions: Mapping[KeyPath, Position], label: str) -> Problem:
     """Return a problem of a value of the job, with the line at which it stands."""
     position = position_of(path, positions)
@@ -139,18 +157,20 @@ def problem_at(path: KeyPath, text: str, positions: Mapping[KeyPath, Position], 
 
 
 def _resolve_schema(data: dict[str, Any], base: Path) -> str | None:
-    """Put the response format that `request.response_schema` stands for beside it; return what is wrong with it."""
+    """Put the JSON Schema in the place of `request.response_schema`, and the format that asks for it beside it.
+
+    Return what is wrong with it, or None.
+    """
     request = data.get("request")
     if not isinstance(request, dict) or request.get("response_schema") is None:
         return None
     if request.get("response_format") is not None:
         return "stands beside response_format, and both say what an answer must be; remove one of them"
     try:
-        data["request"] = {**request, "response_format": response_format(request["response_schema"], base)}
+        response_format, schema = resolved(request["response_schema"], base)
     except ValueError as error:
         return str(error)
-    if isinstance(request["response_schema"], type):
-        data["request"]["response_schema"] = request["response_schema"].__name__
+    data["request"] = {**request, "response_format": response_format, "response_schema": schema}
     return None
 
 

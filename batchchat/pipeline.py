@@ -259,8 +259,8 @@ def remembering(plan: Plan, *, is_read_only: bool = False) -> Iterator[Plan]:
         yield _with_memory(plan, digests)
 
 
-def _with_memory(plan: Plan, memory: MediaMemory, *, look_only: bool = False) -> Plan:
-    media = replace(plan.prompt.media, memory=memory, look_only=look_only)
+def _with_memory(plan: Plan, memory: MediaMemory, *, look_only: bool = False, as_read: bool = False) -> Plan:
+    media = replace(plan.prompt.media, memory=memory, look_only=look_only, as_read=as_read)
     return replace(plan, prompt=replace(plan.prompt, media=media))
 
 
@@ -302,6 +302,7 @@ def write_output(
         OutputError: it cannot be written.
         InputError: a row has no outcome, because the input changed under the run; with `is_partial` it has nulls.
     """
+    plan = _with_memory(plan, plan.prompt.media.memory, as_read=True)
     with ExitStack() as stack:
         if plan.job.output.path is not None:
             targets = [*targets, stack.enter_context(Sink(plan.job.output.path, plan.output, plan.source.schema))]

@@ -46,7 +46,8 @@ class Media:
 
     `at` leads to the URL's place in the body (keys and positions). `source` is the file's resolved path, or the bytes
     themselves where a row holds them. `size_bytes` and `mtime_ns` are those of the file whose content has `digest`; a
-    file that is another by the time it is sent is a failure. `max_image_side` is the pixels to shrink an image to.
+    file that is another by the time it is sent is a failure. `max_image_side` is the pixels to shrink an image to,
+    `shown` what errors call the file: what the row wrote.
     """
 
     at: tuple[str | int, ...]
@@ -57,6 +58,7 @@ class Media:
     size_bytes: int
     mtime_ns: int = 0
     max_image_side: int | None = None
+    shown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,14 @@ class ChatRequest:
     """One request: `body` is the JSON to send, `key` the identity of its answer, `row_name` whom to name in errors.
 
     Where there are `media`, `body` names each by its content, and is sent with their data in these places.
+    `choice_count` is how many choices it asks for.
     """
 
     key: bytes
     body: bytes
     row_name: str
     media: tuple[Media, ...] = ()
+    choice_count: int = 1
 
     @property
     def held_bytes(self) -> int:
@@ -133,7 +137,7 @@ class Failure:
     `protocol` (not a chat-completions reply), `empty_reply`. `status` is the HTTP status, None when there was no reply.
     `code` is the provider's own machine-readable word, `param` the parameter that it blames. `retry_after_s` is the
     server's wish, in seconds from the reply. `is_outcome_unknown` says that the request may have been worked on, and
-    billed, all the same.
+    billed, all the same; `usage` is what a reply that is no answer says it cost.
     """
 
     kind: str
@@ -144,6 +148,7 @@ class Failure:
     retry_after_s: float | None = None
     request_id: str | None = None
     is_outcome_unknown: bool = False
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""`request.response_schema` -> the strict `json_schema` response format of the API.
+"""`request.response_schema` -> the strict `json_schema` response format of the API, and what answers are judged by.
 
-What passes in is what the job says (a JSON Schema, the short form, a file's path, a Pydantic model); what comes out is
-the value of `response_format`, or ValueError with what to do. Whether the schema is one at all, its validator decides.
+What passes in is what the job says (a JSON Schema, the short form, a file's path, a Pydantic model); what comes out are
+the value of `response_format` and a schema, or ValueError with what to do. Whether the schema is one at all, its
+validator decides.
 
 The short form gives each field its type: `string`, `integer`, `number` or `boolean` (`string?`: or null), a list of
 values to choose from, a list of one type (`[string]`, `[{name: string}]`) for a list of such, a mapping for an object.
@@ -48,12 +49,16 @@ _FIELD_ALLOWED = (
 )
 
 
-def response_format(value: Any, base: Path) -> dict[str, Any]:
-    """Return the response format for a `request.response_schema`; `base` is the folder of the job file.
+def resolved(value: Any, base: Path) -> tuple[dict[str, Any], Schema]:
+    """Return the response format for a `request.response_schema`, and the schema that answers are judged by.
 
-    Objects are closed and all their properties required, at every depth; those that were optional become nullable.
-    `strict` is false when something remains that strict endpoints refuse: an object that is open on purpose stays as it
-    is, and where schemas are put together (`allOf`, `if`), which closing them would break, the whole does.
+    `base` is the folder of the job file. What is sent has its objects closed and all their properties required, at
+    every depth; those that were optional become nullable. `strict` is false when something remains that strict
+    endpoints refuse: an object that is open on purpose stays as it is, and where schemas are put together (`allOf`,
+    `if`), which closing them would break, the whole does.
+
+    Answers are judged by what the job says, for many endpoints do not enforce what they are sent: optional properties
+    may be missing, or be null, and others may be there where they are not forbidden.
 
     Raises:
         ValueError: it is none of the forms, cannot be read, or its root is not an object.
@@ -63,13 +68,15 @@ def response_format(value: Any, base: Path) -> dict[str, Any]:
             _refuse_templates(value)
         schema, name = _schema(value, base)
         _refuse_templates(schema)
-        strictness = Strictness(_json(schema))
+        document = _json(schema)
+        strictness = Strictness(document)
         strict_schema = strictness.root()
+        judged_by = Strictness(document, closes=False).root()
     except RecursionError as error:
         raise ValueError("is nested too deeply; use $defs and $ref for what repeats") from error
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", str(strict_schema.get("title", name))).strip("_")[:64]
     inner = {"name": name or "response", "strict": strictness.is_strict, "schema": strict_schema}
-    return {"type": "json_schema", "json_schema": inner}
+    return {"type": "json_schema", "json_schema": inner}, judged_by
 
 
 def _schema(value: Any, base: Path) -> tuple[Schema, str]:
@@ -220,7 +227,7 @@ def _object(fields: Mapping[Any, Any], where: str) -> Schema:
     properties = {
         name: _field(value, f"{where}.{name}" if where else f"field {name}") for name, value in fields.items()
     }
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _field(value: Any, where: str) -> Schema:

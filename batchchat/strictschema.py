@@ -1,11 +1,13 @@
 """A JSON Schema -> one that strict endpoints take: objects closed, all their properties required, no defaults.
 
 What passes in is a schema of plain dicts and lists; what comes out is its strict form, and whether all of it could be
-made strict. It does not know where the schema came from.
+made strict, or the form that answers are judged by. It does not know where the schema came from.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 Schema = dict[str, Any]
 
@@ -29,11 +31,20 @@ def types_of(values: Sequence[Any]) -> str | list[str]:
     return names[0] if len(names) == 1 else names
 
 
-class Strictness:
-    """Makes one schema strict; `is_strict` turns false when a part of it cannot be."""
+_REJECTING = frozenset({"const", "anyOf", "oneOf", "allOf", "not", "if", "$ref", "$dynamicRef", "$recursiveRef"})
+"""Keywords that may refuse null beside a type and an enum that have it."""
 
-    def __init__(self, document: Schema) -> None:
+
+class Strictness:
+    """Makes one schema strict; `is_strict` turns false when a part of it cannot be.
+
+    Without `closes`, objects keep what they require and what they are open to, so that all that fits the schema fits
+    what is made, and so does all that fits its strict form.
+    """
+
+    def __init__(self, document: Schema, *, closes: bool = True) -> None:
         self._document = document
+        self._closes = closes
         self.is_strict = True
         self._is_composed = False
 
@@ -67,7 +78,8 @@ class Strictness:
             self._is_composed, self.is_strict = True, False
         is_open = is_object and _is_open(schema)
         has_type = is_object or not {"type", "$ref", "anyOf"}.isdisjoint(schema)
-        if is_open or not has_type or not NOT_STRICT.isdisjoint(schema):
+        is_unknown = "$ref" in schema and self._target(schema["$ref"]) is None
+        if is_open or is_unknown or not has_type or not NOT_STRICT.isdisjoint(schema):
             self.is_strict = False
         strict = {**schema, **self._definitions(schema)}
         if is_open:
@@ -89,7 +101,9 @@ class Strictness:
         properties = {name: self._schema(part, inlined) for name, part in schema.get("properties", {}).items()}
         for name in properties.keys() - set(schema.get("required", [])):
             properties[name] = _nullable(properties[name])
-        closed = {"properties": properties, "required": list(properties), "additionalProperties": False}
+        closed: Schema = {"properties": properties}
+        if self._closes:
+            closed |= {"required": list(properties), "additionalProperties": False}
         return {"type": "object", **schema, **closed}
 
     def _referring(self, schema: Schema, inlined: frozenset[str]) -> Schema:
@@ -107,17 +121,21 @@ class Strictness:
             return {**schema, **definitions}
         if reference in inlined or len(inlined) >= _INLINED_DEPTH:
             return {"$ref": reference, **definitions}
-        written_out: Schema = self._schema({**target, **beside}, inlined | {reference})
+        copied = {key: value for key, value in target.items() if key not in ("$anchor", "$dynamicAnchor")}
+        written_out: Schema = self._schema({**copied, **beside}, inlined | {reference})
         return written_out
 
     def _target(self, reference: Any) -> Any:
-        """Return what a reference within the document points to, None for any other."""
-        if not isinstance(reference, str) or not reference.startswith("#"):
+        """Return what a pointer within the document leads to, None for an anchor or any other reference."""
+        if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
             return None
         found: Any = self._document
-        for part in reference[1:].split("/")[1:]:
+        for part in unquote(reference).split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
-            found = found.get(name) if isinstance(found, dict) else None
+            if isinstance(found, list) and re.fullmatch(r"[0-9]{1,9}", name) and int(name) < len(found):
+                found = found[int(name)]
+            else:
+                found = found.get(name) if isinstance(found, dict) else None
         return found
 
 
@@ -154,14 +172,14 @@ def _is_open(schema: Schema) -> bool:
 
 def _nullable(schema: Any) -> Any:
     """Return a schema that takes null as well."""
-    if not isinstance(schema, dict) or not schema or _is_typed(schema, "null"):
+    if not isinstance(schema, dict) or not schema:
         return schema
-    kind, choices = schema.get("type"), schema.get("anyOf")
-    if isinstance(kind, (str, list)) and choices is None and "const" not in schema:
-        values = schema.get("enum")
+    kind, values, choices = schema.get("type"), schema.get("enum"), schema.get("anyOf")
+    if isinstance(kind, (str, list)) and _REJECTING.isdisjoint(schema):
+        kinds = [kind] if isinstance(kind, str) else kind
         more = {"enum": [*values, None]} if isinstance(values, list) and None not in values else {}
-        return {**schema, "type": [*([kind] if isinstance(kind, str) else kind), "null"], **more}
-    if isinstance(choices, list) and kind is None:
-        has_null = any(isinstance(one, dict) and _is_typed(one, "null") for one in choices)
+        return {**schema, **({} if _is_typed(schema, "null") else {"type": [*kinds, "null"]}), **more}
+    if isinstance(choices, list) and {"type", "enum"}.isdisjoint(schema) and _REJECTING & schema.keys() == {"anyOf"}:
+        has_null = any(isinstance(one, dict) and _nullable(one) == one for one in choices)
         return schema if has_null else {**schema, "anyOf": [*choices, {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}

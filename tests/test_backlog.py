@@ -46,3 +46,22 @@ def test_row_that_alone_is_turned_away_is_told_from_a_limit_on_all() -> None:
     lone = pending()
     assert [lone.is_turned_away_alone(10 * turn, turn) for turn in range(4)] == [False, False, True, True]
     assert not lone.is_turned_away_alone(50, 9)
+
+
+def test_large_rows_that_wait_hold_up_new_ones() -> None:
+    """What waits to be tried again is bounded by bytes too; when it has gone, the next row may start."""
+    backlog = Backlog()
+    backlog.add(pending())
+    backlog.try_again(pending(size_bytes=HELD_BYTES), 100.0)
+    assert backlog.next_due(1.0, 64) == 100.0
+    backlog.take(100.0)
+    assert backlog.next_due(101.0, 64) == 101.0
+
+
+def test_next_bytes_are_those_of_the_row_that_is_taken() -> None:
+    """A row that is due again comes before the first that is ready; its size counts what its files add."""
+    backlog = Backlog()
+    backlog.add(pending(size_bytes=10))
+    assert backlog.next_bytes(1.0) == 10
+    backlog.try_again(pending(size_bytes=500), 5.0)
+    assert (backlog.next_bytes(4.0), backlog.next_bytes(5.0)) == (10, 500)

@@ -690,3 +690,17 @@ def test_failures_are_grouped_most_frequent_first(tmp_path: Path) -> None:
         ]
         assert checkpoint.failure_groups(10) == groups
         assert checkpoint.failure_groups(2) == groups[:2]
+
+
+def test_older_version_is_not_read_before_it_is_migrated(tmp_path: Path) -> None:
+    """Who only reads may not bring a file up to date, and says what does."""
+    path = tmp_path / "c.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"{MIGRATIONS[0]} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")
+    words = r"older batchchat \(version 1\); `batchchat run` brings it up to date"
+    with pytest.raises(CheckpointError, match=words), open_checkpoint(path, is_read_only=True):
+        pass
+    with open_checkpoint(path):
+        pass
+    with open_checkpoint(path, is_read_only=True) as checkpoint:
+        assert checkpoint.answer_count() == 0

@@ -385,7 +385,9 @@ def test_schema_of_answers_is_that_of_the_response_format() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     assert Request.model_validate({**REQUEST, "response_format": wanted}).schema_of_answers == schema
-    wanted["json_schema"] = {"schema": {**schema, "title": "{{ x }}"}}
+    wanted["json_schema"] = {"schema": {**schema, "title": "{{ x }}", "description": "of {{ x }}"}}
+    assert Request.model_validate({**REQUEST, "response_format": wanted}).schema_of_answers == schema
+    wanted["json_schema"] = {"schema": {**schema, "required": ["{{ x }}"]}}
     assert Request.model_validate({**REQUEST, "response_format": wanted}).schema_of_answers is None
     assert Request.model_validate({**REQUEST, "response_format": {"type": "json_object"}}).schema_of_answers is None
     assert Request.model_validate(REQUEST).schema_of_answers is None

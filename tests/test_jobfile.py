@@ -634,3 +634,17 @@ def test_sample_jobs_load() -> None:
     jobs = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
     assert jobs
     assert [load_job(job).job.name for job in jobs] == [job.stem for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (".nan", "request.temperature: is nan, which JSON has no number for; write a finite number or remove it"),
+        ("-.inf", "request.temperature: is -inf, which JSON has no number for; write a finite number or remove it"),
+        (str(10**30), "request.temperature: is 1000000000000000000000000000000, beyond the 64 bits of an integer;"),
+    ],
+)
+def test_number_that_cannot_be_sent_is_a_problem(path: Path, value: str, words: str) -> None:
+    """What JSON has not would be sent as null, or fail every row."""
+    (problem,) = _problems(path, f"request:\n  model: m\n  messages: x\n  temperature: {value}\n")
+    assert problem.startswith(f"FILE:4: {words}")

@@ -25,7 +25,7 @@ import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from batchchat.errors import UsageError
 from batchchat.prompt.image import MOST_PIXELS, shrunk
@@ -61,8 +61,17 @@ class Memory:
         """Return what is known."""
         return self.known.get((path, size_bytes, mtime_ns))
 
-    def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
+    def recall(self, path: str) -> tuple[int, int, bytes, str] | None:
+        """Return what was known last."""
+        found = [(*key[1:], *value) for key, value in self.known.items() if key[0] == path]
+        return found[-1] if found else None
+
+    def remember(
+        self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str, *, lasts: bool = True
+    ) -> None:
         """Keep it."""
+        if not lasts:
+            return
         self.known[(path, size_bytes, mtime_ns)] = (digest, mime_type)
 
     def flush(self) -> None:
@@ -147,7 +156,7 @@ def test_path_becomes_a_name_by_content(tmp_path: Path) -> None:
     assert content == messages({"type": "text", "text": "a.png"}, {**part(name), "extra": 1})
     at = ("messages", 1, "content", 1, "image_url", "url")
     source = Path(os.path.realpath(path))
-    assert media == (Media(at, name, source, "image/png", digest(PNG), len(PNG), LONG_AGO_NS, None),)
+    assert media == (Media(at, name, source, "image/png", digest(PNG), len(PNG), LONG_AGO_NS, None, '"./a.png"'),)
     assert given_messages == before
 
 
@@ -291,6 +300,30 @@ def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
     none = f"{tmp_path / 'none'} (input.media_root) is not a folder; check input.media_root"
     with refusal(f'"a.png" cannot be found: {none}'):
         placed(folder(tmp_path / "none"), "a.png")
+
+
+def test_folder_is_listed_again_only_when_it_changed(tmp_path: Path) -> None:
+    """A job whose files are missing does not list their folder for each row, and what comes into it is found."""
+    root = tmp_path / "root"
+    root.mkdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    written(other / "A.png", PNG)
+    missing = f'"a.png" does not exist in {root} (input.media_root)'
+    hint = 'did you mean "a.jpg"?'
+    os.utime(root, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    with refusal(f"{missing}; check the path"):
+        placed(folder(root), "a.png")
+    written(root / "a.webp", PNG)
+    written(root / "a.jpg", PNG)
+    os.utime(root, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    with refusal(f'"a.png" does not exist in {other} (input.media_root); did you mean "A.png"?'):
+        placed(folder(other), "a.png")
+    with refusal(f"{missing}; check the path"):  # as it was listed
+        placed(folder(root), "a.png")
+    os.utime(root, ns=(LONG_AGO_NS, LONG_AGO_NS + 1))
+    with refusal(f"{missing}; {hint}"):
+        placed(folder(root), "a.png")
 
 
 def test_unreadable_file_is_told(tmp_path: Path) -> None:
@@ -585,6 +618,51 @@ def test_built_body_has_the_data_in_place(tmp_path: Path) -> None:
     assert built == {"model": "m", "messages": conversation}
 
 
+NUMBERS = b'{"temperature":0.1234567890123456789012,"seed":%b,"top_p":1e999,"messages":' % (b"9" * 5000)
+
+
+def test_built_body_differs_in_nothing_else(tmp_path: Path) -> None:
+    """Numbers of more digits than a float has are sent as they are in the key, whatever a prompt's text quotes."""
+    written(tmp_path / "a.png", PNG)
+    content, media = folder(tmp_path).place(messages(part("a.png")))
+    name = media[0].name
+    url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    for text in ("Look.", name, f'"{name}', f'see "{name}" and "{name}"'):
+        content[0]["content"] = text
+        one = ChatRequest(b"key", NUMBERS + orjson.dumps(content) + b"}", "1", media)
+        before, _, after = one.body.rpartition(name.encode())
+        assert build(one, one.body, LIMIT) == before + url.encode() + after
+
+
+def test_each_medium_gets_its_own_place(tmp_path: Path) -> None:
+    """The order of a part's fields, files of one content and names that are keys do not lead to another's place."""
+    for name in ("a.png", "copy.png"):
+        written(tmp_path / name, PNG)
+    written(tmp_path / "b.mp4", MP4)
+    both = {"video_url": {"url": "b.mp4"}, "image_url": {"url": "a.png"}}
+    png, mp4 = (base64.b64encode(content).decode() for content in (PNG, MP4))
+    image, video = f"data:image/png;base64,{png}", f"data:video/mp4;base64,{mp4}"
+    name = placed(folder(tmp_path), "a.png").name
+    for extra in ({}, {name: [name], "0": name}):
+        one = request(folder(tmp_path), {**extra, **both}, part("copy.png"))
+        assert sent(one) == [{**extra, "video_url": {"url": video}, "image_url": {"url": image}}, part(image)]
+    changed = '"copy.png" changed while the job ran; run the job again when nothing writes to it'
+    written(tmp_path / "copy.png", PNG, LONG_AGO_NS + 1)
+    with refusal(changed):
+        sent(one)
+
+
+TEXTS = st.text() | st.sampled_from([f"media:image/png;blake2b={digest(PNG).hex()}", '"media:', "media:", "\\"])
+
+
+@given(st.lists(st.booleans() | TEXTS | st.dictionaries(TEXTS, TEXTS), max_size=6))
+def test_any_parts_around_media_stay(parts: list[Any]) -> None:
+    """Whatever texts stand beside a medium, its data is in its place and all else is as it was; True is a medium."""
+    one = request(folder(None), *(part(PNG) if value is True else value for value in parts))
+    url = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+    assert sent(one) == [part(url) if value is True else value for value in parts]
+
+
 def test_body_without_media_is_sent_as_it_is() -> None:
     """Bytes that hold no medium are not touched, not even parsed."""
     assert build(ChatRequest(b"key", b"{ }", "1"), b"{ }", LIMIT) == b"{ }"
@@ -595,8 +673,9 @@ def test_data_of_any_length_is_whole(tmp_path: Path, size: int) -> None:
     """Blocks are joined to one base64 text: there is padding at its end alone."""
     content = (b"\xff\xd8\xff" + os.urandom(size))[:size] if size > 2 else b"\xff\xd8"[:size]
     path = written(tmp_path / "a", content)
-    medium = Media(("messages", 1, "content", 0), "n", path.resolve(), "image/jpeg", b"", size, LONG_AGO_NS)
-    one = ChatRequest(b"key", orjson.dumps({"messages": messages("n")}), "1", (medium,))
+    name = "media:image/jpeg"
+    medium = Media(("messages", 1, "content", 0), name, path.resolve(), "image/jpeg", b"", size, LONG_AGO_NS)
+    one = ChatRequest(b"key", orjson.dumps({"messages": messages(name)}), "1", (medium,))
     assert sent(one) == [f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"]
 
 
@@ -604,7 +683,7 @@ def test_file_that_changed_is_not_sent(tmp_path: Path) -> None:
     """A file that is another by now would be sent under the key of the one before it: the row fails instead."""
     path = written(tmp_path / "a.png", PNG)
     one = request(folder(tmp_path), part("a.png"))
-    changed = f'"{path.resolve()}" changed while the job ran; run the job again when nothing writes to it'
+    changed = '"a.png" changed while the job ran; run the job again when nothing writes to it'
     assert data(sent(one)[0]["image_url"]["url"]) == PNG
     for content, mtime_ns in ((PNG + b"x", LONG_AGO_NS), (PNG[:-1], LONG_AGO_NS), (PNG, LONG_AGO_NS + 1)):
         written(path, content, mtime_ns)
@@ -641,16 +720,16 @@ def test_change_while_reading_is_noticed(tmp_path: Path) -> None:
 
 def test_build_keeps_to_the_size(tmp_path: Path) -> None:
     """The size is bounded again where the file is read."""
-    path = written(tmp_path / "a.png", PNG)
-    one = request(folder(tmp_path), part("a.png"))
-    limit = f"{len(PNG):,} bytes; at most 10 are sent (input.max_media_bytes)"
-    with refusal(f'"{path.resolve()}" has {limit}'):
-        build(one, one.body, 10)
+    written(tmp_path / "a.png", PNG)
+    for value, shown in (("./a.png", '"./a.png"'), (PNG, "the row's binary value")):
+        one = request(folder(tmp_path), part(value))
+        with refusal(f"{shown} has {len(PNG):,} bytes; at most 10 are sent (input.max_media_bytes)"):
+            build(one, one.body, 10)
 
 
 @pytest.mark.parametrize("is_file", [True, False])
 def test_building_takes_little_memory(tmp_path: Path, *, is_file: bool) -> None:
-    """A body is built with at most three times its size in memory."""
+    """A body is built with little more than twice its size in memory: its pieces, and the whole."""
     content = PNG + os.urandom(6_000_000)
     written(tmp_path / "a.png", content)
     one = request(folder(tmp_path), part("a.png" if is_file else content))
@@ -660,7 +739,7 @@ def test_building_takes_little_memory(tmp_path: Path, *, is_file: bool) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(content) * 4 // 3 < len(built) < peak < 3 * len(built)
+    assert len(content) * 4 // 3 < len(built) < peak < 2.5 * len(built)
 
 
 def test_threads_build_the_same(tmp_path: Path) -> None:
@@ -701,6 +780,34 @@ def test_large_image_becomes_small(format: str, mode: str) -> None:  # noqa: A00
     assert Image.open(io.BytesIO(small)).size == (100, 67)
     assert shrink(content, 300) is content
     assert shrink(small) is small
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B"), ("JPEG2000", "I;16")]
+)
+def test_sixteen_bits_stay(format: str, mode: str) -> None:  # noqa: A002
+    """Grey of 16 bits is as grey as before, and of 16 bits, also where it is shrunk to less than half."""
+    width, height = 1500, 40
+    code = ">H" if mode == "I;16B" else "<H"
+    row = b"".join(struct.pack(code, 40 * column) for column in range(width))
+    stream = io.BytesIO()
+    Image.frombytes(mode, (width, height), row * height).save(stream, format)
+    small = Image.open(io.BytesIO(shrink(stream.getvalue(), 150)))
+    assert (small.size, small.mode[:4]) == ((150, 4), "I;16")
+    levels = [small.getpixel((column, 2)) for column in (10, 75, 140)]
+    assert levels == [pytest.approx(400 * column + 180, abs=40) for column in (10, 75, 140)]
+
+
+def test_transparent_level_of_sixteen_bits_becomes_alpha() -> None:
+    """Pillow cannot mix it, and would make every level above 255 white: it is grey of 8 bits with alpha then."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    row = struct.pack("<H", 1000) * 150 + struct.pack("<H", 0x8000) * 150
+    image = Image.frombytes("I;16", (300, 200), row * 200)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", transparency=1000, icc_profile=profile)
+    small = Image.open(io.BytesIO(shrink(stream.getvalue())))
+    assert (small.mode, small.info["icc_profile"]) == ("LA", profile)
+    assert (small.getpixel((20, 30)), small.getpixel((80, 30))) == ((0, 0), (0x80, 255))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -784,6 +891,26 @@ def test_bomb_is_refused_before_it_is_decoded(format: str, width: int, height: i
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("side", [16_383, 10_000])
+def test_webp_bomb_is_refused_before_it_is_decoded(side: int) -> None:
+    """WebP makes room for its pixels on opening; far too many are refused even there, and not as damage."""
+    size = (side - 1 | (side - 1) << 14).to_bytes(4, "little")
+    chunk = b"VP8L" + struct.pack("<I", 22) + b"\x2f" + size + bytes(17)
+    content = b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+    said = rf"^it has .+ pixels; images of up to {MOST_PIXELS:,} are shrunk: make it smaller$"
+    with pytest.raises(MediaError, match=said):
+        shrink(content)
+
+
+def test_what_pillow_cannot_do_is_no_damage() -> None:
+    """A whole file that Pillow does not take, as one with a text of 2 MB, is not said to be damaged."""
+    about = PngImagePlugin.PngInfo()
+    about.add_text("about", "x" * 2_000_000, zip=True)
+    advice = "save it as a plain PNG or JPEG, or leave input.max_image_side out"
+    with pytest.raises(MediaError, match=rf"^it is image/png that cannot be shrunk: .+; {advice}$"):
+        shrink(image_file("PNG", (300, 200), pnginfo=about))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_damaged_image_is_the_rows_failure(format: str) -> None:  # noqa: A002
     """A file that ends too early is said to be damaged."""
@@ -830,11 +957,12 @@ def test_pillow_is_loaded_only_to_shrink(tmp_path: Path) -> None:
     """Images go out without Pillow as long as they are sent as they are."""
     written(tmp_path / "a.png", PNG)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom batchchat.prompt.media import MediaFolder, Unremembered, build\n"
+        "import orjson, sys\nfrom pathlib import Path\n"
+        "from batchchat.prompt.media import MediaFolder, Unremembered, build\n"
         "from batchchat.records import ChatRequest\n"
         "where = MediaFolder(Path(sys.argv[1]), 1000, None, Unremembered())\n"
         "messages, media = where.place([{'content': [{'image_url': 'a.png'}]}])\n"
-        "build(ChatRequest(b'', b'', '1', media), b'{\"messages\": [{\"content\": [{}]}]}', 1000)\n"
+        "build(ChatRequest(b'', b'', '1', media), orjson.dumps({'messages': messages}), 1000)\n"
         "print('PIL' in sys.modules)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

@@ -7,7 +7,9 @@ import io
 import os
 import sqlite3
 import subprocess
+import threading
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,50 @@ def test_changed_picture_is_asked_again_and_a_moved_one_is_not(shop: Path) -> No
     ended, table = run(shop)
     assert (ended.summary["requests_sent"], ended.summary["rows_reused"]) == (1, 2)
     assert "33 x 44 pixels" in table["completion"][0]
+
+
+def test_output_holds_what_the_run_found(shop: Path) -> None:
+    """Answers do not go when their pictures do: not from an export, and not from a run that asks nothing else."""
+    media_job(shop)
+    _, before = run(shop)
+    (shop / "pictures").rename(shop / "elsewhere")
+    assert command("export", shop / "job.yaml").code == 0
+    assert pl.read_parquet(shop / "out.parquet").equals(before)
+    ended, after = run(shop)
+    assert (ended.code, ended.summary["requests_sent"], ended.summary["rows_reused"]) == (0, 0, 3)
+    assert after.equals(before)
+
+
+def test_picture_that_changes_under_a_run_is_its_rows_trouble(shop: Path) -> None:
+    """One file is written to while the run goes on: the output is there, with a failure for that row alone."""
+
+    class Writing(BaseHTTPRequestHandler):
+        """Answers, after the third picture has changed."""
+
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            (shop / "pictures" / "3.gif").write_bytes(picture(77, 77, "GIF"))
+            body = b'{"choices":[{"message":{"content":"fine"},"finish_reason":"stop"}]}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Writing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        media_job(shop, endpoint={"base_url": url}, limits={"concurrency": 1})
+        ended, table = run(shop)
+        again, mended = run(shop)
+        server.shutdown()
+    assert (ended.code, table["error_kind"].to_list()) == (1, [None, None, "media"])
+    assert "changed while the job ran" in table["error"][2]
+    assert (again.code, mended["error_kind"].null_count(), again.summary["requests_sent"]) == (0, 3, 1)
 
 
 def test_binary_column_is_sent_as_a_data_url(tmp_path: Path) -> None:

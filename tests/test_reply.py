@@ -69,6 +69,8 @@ def test_whole_completion_is_read() -> None:
         ),
         ({"content": None}, {"finish_reason": "length"}, Completion(None, finish_reason="length")),
         ({"content": ""}, {"finish_reason": "length"}, Completion("", finish_reason="length")),
+        ({"content": None}, {"finish_reason": "max_tokens"}, Completion(None, finish_reason="max_tokens")),
+        ({"content": None}, {"finish_reason": "model_length"}, Completion(None, finish_reason="model_length")),
         (
             {"content": None, "reasoning_content": "hm"},
             {"finish_reason": "length"},
@@ -706,3 +708,12 @@ def test_nesting_that_ends_nowhere_is_no_json(depth: int, opening: bytes) -> Non
 def test_deep_values_and_odd_digits_are_outcomes(status: int, body: bytes) -> None:
     """Values nested deeper than orjson writes, and digits that are no decimals, are an outcome like any other."""
     assert isinstance(read(status, body), (Completion, Failure))
+
+
+def test_count_beyond_sense_is_none() -> None:
+    """The counts of a run are summed in 64 bits; one reply must not fill them."""
+    usage = {"prompt_tokens": 2**40, "completion_tokens": 2**40 - 1}
+    body = {"choices": [{"message": {"content": "a"}}], "usage": usage}
+    found = read_reply(200, {}, json.dumps(body).encode(), unix_now=0.0)
+    assert isinstance(found, Completion)
+    assert (found.usage.prompt_tokens, found.usage.completion_tokens) == (None, 2**40 - 1)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.errors import StopSignal
+from batchchat.errors import CheckpointError, StopSignal
 from batchchat.jobfile import load_job
 from batchchat.prompt.media import MediaFolder, Unremembered
 from batchchat.prompt.request import KEY_BYTES, Prompt, compile_prompt
@@ -253,7 +253,10 @@ def test_if_without_else_is_explained() -> None:
 
 def test_conversation_that_is_no_json_is_a_failure() -> None:
     """Text in `messages` that is not JSON fails the row with the place."""
-    assert _failure({"model": "m", "messages": "{{ x }}"}, x="[{").startswith("unexpected end of data: line 1 column 3")
+    words = (
+        "`messages` must be a list of messages, or the JSON text of one; this row gives '[{' (unexpected end of data"
+    )
+    assert _failure({"model": "m", "messages": "{{ x }}"}, x="[{").startswith(words)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(), st.lists))
@@ -281,3 +284,23 @@ def test_signal_in_the_middle_of_a_template_is_no_row_failure() -> None:
     )
     with pytest.raises(StopSignal):
         prompt.request(Row(1, {"x": Interrupting()}, "1"))
+
+
+class BrokenMemory(Unremembered):
+    """A memory whose checkpoint cannot be read."""
+
+    def find(self, path: str, size_bytes: int, mtime_ns: int) -> None:
+        """Fail."""
+        message = "the checkpoint cannot be used"
+        raise CheckpointError(message)
+
+
+def test_broken_memory_of_media_is_no_row_failure(tmp_path: Path) -> None:
+    """A checkpoint that cannot be read stops the run; no row is blamed for it."""
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    part = {"type": "image_url", "image_url": {"url": "{{ x }}"}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    folder = MediaFolder(tmp_path, 2**20, None, BrokenMemory())
+    prompt = compile_prompt(body, ["x"], endpoint_name="e", dedupe=True, media=folder)
+    with pytest.raises(CheckpointError):
+        prompt.request(Row(1, {"x": "a.png"}, "1"))

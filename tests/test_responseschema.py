@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchchat.responseschema import response_format
+from batchchat.responseschema import resolved
 
 HERE = Path("/nowhere")
 STRING = {"type": "string"}
@@ -72,6 +72,13 @@ class Owner(BaseModel):
     pet: Cat | Dog = Field(discriminator="kind")
 
 
+class Closed(BaseModel):
+    """A model that takes no more than it names."""
+
+    model_config = ConfigDict(extra="forbid")
+    note: str
+
+
 class OpenModel(BaseModel):
     """A model that takes more than it names."""
 
@@ -81,7 +88,7 @@ class OpenModel(BaseModel):
 
 def inner(value: Any, base: Path = HERE) -> dict[str, Any]:
     """Return what stands under `json_schema`."""
-    made = response_format(value, base)
+    made = resolved(value, base)[0]
     assert made["type"] == "json_schema"
     assert made.keys() == {"type", "json_schema"}
     found: dict[str, Any] = made["json_schema"]
@@ -113,7 +120,7 @@ def is_valid(value: Any, instance: Any) -> bool:
 def problem(value: Any, base: Path = HERE) -> str:
     """Return what is said about a value that is wrong."""
     with pytest.raises(ValueError, match=r".+") as caught:
-        response_format(value, base)
+        resolved(value, base)[0]
     return str(caught.value)
 
 
@@ -129,7 +136,7 @@ def closed(properties: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_short_form_gives_the_whole_format() -> None:
     """The short form of the job file's manual becomes one strict response format."""
-    made = response_format({"category": ["billing", "shipping"], "urgent": "boolean", "summary": "string"}, HERE)
+    made, _ = resolved({"category": ["billing", "shipping"], "urgent": "boolean", "summary": "string"}, HERE)
     assert made == {
         "type": "json_schema",
         "json_schema": {
@@ -454,6 +461,17 @@ def test_an_open_model_is_not_strict() -> None:
         ({"type": ["string", "integer"]}, {"type": ["string", "integer", "null"]}),
         ({"type": ["string", "null"]}, {"type": ["string", "null"]}),
         ({"type": "string", "enum": ["a"]}, {"type": ["string", "null"], "enum": ["a", None]}),
+        ({"type": ["string", "null"], "enum": ["a"]}, {"type": ["string", "null"], "enum": ["a", None]}),
+        ({"type": ["string", "null"], "const": "a"}, {"anyOf": [{"type": ["string", "null"], "const": "a"}, NULL]}),
+        (
+            {"type": ["string", "null"], "anyOf": [STRING]},
+            {"anyOf": [{"type": ["string", "null"], "anyOf": [STRING]}, NULL]},
+        ),
+        ({"anyOf": [{"enum": ["a", None]}]}, {"anyOf": [{"type": ["string", "null"], "enum": ["a", None]}]}),
+        ({"$ref": "#/$defs/a%20b"}, {"anyOf": [{"$ref": "#/$defs/a%20b"}, NULL]}),
+        ({"$ref": "#/$defs/a%20b", "title": "t"}, {"type": ["integer", "null"], "title": "t"}),
+        ({"$ref": "#/$defs/either/anyOf/1", "title": "t"}, {"type": ["integer", "null"], "title": "t"}),
+        ({"$ref": "#part", "title": "t"}, {"anyOf": [{"$ref": "#part", "title": "t"}, NULL]}),
         ({"enum": ["a", 1]}, {"type": ["string", "integer", "null"], "enum": ["a", 1, None]}),
         ({"const": "a"}, {"anyOf": [{"type": "string", "const": "a"}, NULL]}),
         ({"anyOf": [STRING, {"type": "integer"}]}, {"anyOf": [STRING, {"type": "integer"}, NULL]}),
@@ -466,8 +484,21 @@ def test_an_open_model_is_not_strict() -> None:
 )
 def test_an_optional_property_becomes_nullable(part: Any, expected: Any) -> None:
     """Strict endpoints know no optional properties, so that a missing one is null."""
-    more = {"$defs": {"text": STRING}}
-    assert property_of(part, is_required=False, **more) == expected
+    integer = {"type": "integer"}
+    named = {
+        "text": STRING,
+        "a b": integer,
+        "either": {"anyOf": [STRING, integer]},
+        "part": {"$anchor": "part", **STRING},
+    }
+    assert property_of(part, is_required=False, **{"$defs": named}) == expected
+
+
+def test_what_is_written_out_has_no_anchor() -> None:
+    """An anchor names one place."""
+    part = {"$ref": "#/$defs/text", "description": "d"}
+    made = property_of(part, is_required=True, **{"$defs": {"text": {"$anchor": "text", **STRING}}})
+    assert made == {"type": "string", "description": "d"}
 
 
 @pytest.mark.parametrize(
@@ -548,6 +579,9 @@ def test_an_open_object_stays_open(part: Any) -> None:
         {"type": "array", "items": STRING, "uniqueItems": True},
         {"type": "array", "prefixItems": [STRING], "items": False},
         {"$ref": "https://example.com/schema.json"},
+        {"$ref": "#text"},
+        {"$ref": "#text", "description": "d"},
+        {"$ref": "#/$defs/none"},
         {"$ref": "#/$defs/text", "maxLength": 3},
         {"not": STRING, "type": "integer"},
     ],
@@ -555,8 +589,8 @@ def test_an_open_object_stays_open(part: Any) -> None:
 def test_what_strict_endpoints_refuse_is_not_strict(part: Any) -> None:
     """Rather than a refusal of every row, such a schema is sent without `strict`, saying what it said."""
     value = {"type": "object", "properties": {"it": part}, "required": ["it"], "$defs": {"text": STRING}}
-    made = inner(value)
-    assert made["strict"] is (part == {"$ref": "https://example.com/schema.json"})
+    made = inner({**value, "$defs": {"text": {"$anchor": "text", **STRING}}})
+    assert made["strict"] is False
     assert made["schema"]["properties"]["it"] == (part if part != {"type": "array"} else {**part, "items": True})
 
 
@@ -589,8 +623,86 @@ def test_the_value_that_was_given_is_not_changed() -> None:
     """Neither the job's own mapping nor the lists in it are touched."""
     value = {"type": "object", "properties": {"a": {"type": "string", "enum": ["x"], "default": "x"}}}
     before = json.dumps(value)
-    response_format(value, HERE)
+    resolved(value, HERE)[0]
     assert json.dumps(value) == before
+
+
+def judges(value: Any, instance: Any) -> bool:
+    """Tell whether an answer is taken where a value says what it must be."""
+    made, judged_by = resolved(value, HERE)
+    assert made == resolved(value, HERE)[0]
+    return jsonschema_rs.validator_for(judged_by).is_valid(instance)
+
+
+NOTED = {"type": "object", "properties": {"a": {"type": "integer"}, "note": STRING}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("instance", "fits"),
+    [
+        ({"a": 1}, True),
+        ({"a": 1, "note": "x"}, True),
+        ({"a": 1, "note": None}, True),
+        ({"a": 1, "more": 2}, True),
+        ({"a": 1, "note": 2}, False),
+        ({"a": None}, False),
+        ({"note": "x"}, False),
+        ([], False),
+    ],
+)
+def test_answers_are_judged_by_what_the_job_says(instance: Any, fits: bool) -> None:
+    """What is sent is stricter, and many endpoints do not enforce it: what is optional may be missing or null."""
+    assert judges(NOTED, instance) is fits
+    assert judges({"properties": NOTED["properties"], "required": ["a"]}, instance) is fits
+
+
+@pytest.mark.parametrize(
+    ("whole", "instance", "fits"),
+    [
+        ({**NOTED, "additionalProperties": False}, {"a": 1}, True),
+        ({**NOTED, "additionalProperties": False}, {"a": 1, "more": 2}, False),
+        ({**NOTED, "additionalProperties": STRING}, {"a": 1, "more": "x"}, True),
+        ({**NOTED, "additionalProperties": STRING}, {"a": 1, "more": 2}, False),
+        ({"$ref": "#/$defs/noted", "$defs": {"noted": NOTED}}, {"a": 1}, True),
+        ({"type": "object", "properties": {"it": {"$ref": "#/$defs/noted"}}, "$defs": {"noted": NOTED}}, {}, True),
+        ({"type": "object", "properties": {"it": {"type": "array", "items": NOTED}}}, {"it": [{"a": 1}]}, True),
+        ({"type": "object", "properties": {"it": {"type": "array", "items": NOTED}}}, {"it": [{}]}, False),
+        ({"type": "object", "properties": {"it": {"enum": ["x"]}}}, {"it": None}, True),
+        ({"type": "object", "properties": {"it": {"enum": ["x"]}}}, {"it": "y"}, False),
+        ({"type": "object", "properties": {"it": {"oneOf": [NOTED, NULL]}}}, {"it": {"a": 1, "note": None}}, True),
+        ({**NOTED, "if": {"required": ["note"]}, "then": {"required": ["b"]}}, {"a": 1}, True),
+        ({**NOTED, "if": {"required": ["note"]}, "then": {"required": ["b"]}}, {"a": 1, "note": "x"}, False),
+        ({"a": "string", "b": "integer?"}, {"a": "x", "b": None}, True),
+        ({"a": "string", "b": "integer?"}, {"a": "x"}, False),
+        ({"a": "string", "b": "integer?"}, {"a": "x", "b": 1, "more": 2}, False),
+        ({"a": [{"b": "string"}]}, {"a": [{"b": "x"}]}, True),
+        ({"a": [{"b": "string"}]}, {"a": [{"b": "x", "more": 2}]}, False),
+        ({"it": NOTED}, {"it": {"a": 1}}, True),
+        ({"it": NOTED}, {"it": {"a": 1}, "more": 2}, False),
+    ],
+)
+def test_every_form_has_its_own_measure(whole: Any, instance: Any, fits: bool) -> None:
+    """The short form is closed and all of it is required; a JSON Schema is what it says, wherever it stands."""
+    assert judges(whole, instance) is fits
+
+
+def test_a_model_is_judged_as_pydantic_does() -> None:
+    """What has a default may be missing; what a model forbids or asks for, it does."""
+    answer = {"name": "Ada", "address": {"street": "x"}, "mood": "good"}
+    assert judges(Person, answer)
+    assert judges(Person, {**answer, "nicknames": None, "colour": "blue", "extra": 1})
+    assert not judges(Person, {**answer, "colour": "green"})
+    assert not judges(Person, {**answer, "address": {}})
+    assert not judges(Closed, {"note": "x", "extra": 1})
+    assert judges(Branch, {"value": 2, "branches": [{"value": 1, "branches": []}]})
+
+
+def test_a_file_is_judged_by_what_it_says(tmp_path: Path) -> None:
+    """A schema in a file is a JSON Schema like any other."""
+    (tmp_path / "noted.json").write_text(json.dumps(NOTED))
+    _, judged_by = resolved("noted.json", tmp_path)
+    validator = jsonschema_rs.validator_for(judged_by)
+    assert [validator.is_valid(one) for one in ({"a": 1}, {"a": 1, "note": None}, {})] == [True, True, False]
 
 
 def parts(whole: Any) -> list[dict[str, Any]]:
@@ -647,3 +759,59 @@ def test_a_short_form_takes_what_it_says(short: dict[str, Any]) -> None:
     assert validator.is_valid(answer)
     assert not validator.is_valid({**answer, "another": 1})
     assert not validator.is_valid(dict(list(answer.items())[1:]))
+
+
+SCALARS: list[tuple[Any, Any]] = [
+    (STRING, "x"),
+    ({"type": "integer"}, 1),
+    ({"type": ["string", "null"], "enum": ["x"]}, "x"),
+    ({"const": 2}, 2),
+    ({"anyOf": [STRING, {"type": "integer"}]}, 3),
+    ({"$ref": "#/$defs/text"}, "x"),
+    ({"$ref": "#/$defs/text", "description": "d"}, "x"),
+    (NOTED, {"a": 1}),
+]
+
+
+@st.composite
+def objects(draw: st.DrawFn, depth: int = 0) -> tuple[Any, Any]:
+    """Draw a JSON Schema of an object, and an answer that fits but for the nulls of its optional properties."""
+    properties: dict[str, Any] = {}
+    required: list[str] = []
+    answer: dict[str, Any] = {}
+    for name in draw(st.sets(NAMES, max_size=3)):
+        part, value = draw(objects(depth + 1) if depth < 3 and draw(st.booleans()) else st.sampled_from(SCALARS))
+        if draw(st.booleans()):
+            part, value = {"type": "array", "items": part}, [value, value]
+        properties[name] = part
+        state = draw(st.sampled_from(["required", "given", "null", "missing"]))
+        if state == "required":
+            required.append(name)
+        if state != "missing":
+            answer[name] = None if state == "null" else value
+    rest: dict[str, Any] = draw(st.sampled_from([{}, {"additionalProperties": False}, {"title": "T"}]))
+    return {"type": "object", "properties": properties, "required": required, **rest}, answer
+
+
+@given(objects())
+def test_what_fits_the_job_or_what_is_sent_is_taken(drawn: tuple[Any, Any]) -> None:
+    """An optional property is given, null or missing, at any depth; one that is required is not missing."""
+    whole, answer = drawn
+    whole = {**whole, "$defs": {"text": STRING}}
+    made, judged_by = resolved(whole, HERE)
+    validator = jsonschema_rs.validator_for(judged_by)
+    full = completed(whole, answer)
+    assert validator.is_valid(answer)
+    assert jsonschema_rs.validator_for(made["json_schema"]["schema"]).is_valid(full)
+    assert validator.is_valid(full)
+    for name in whole["required"]:
+        assert not validator.is_valid({key: value for key, value in answer.items() if key != name})
+
+
+def completed(part: Any, answer: Any) -> Any:
+    """Return an answer with nulls for the properties that it does not have."""
+    if isinstance(answer, list):
+        return [completed(part["items"], one) for one in answer]
+    if not isinstance(answer, dict):
+        return answer
+    return {name: completed(inner, answer.get(name)) for name, inner in part["properties"].items()}

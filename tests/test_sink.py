@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchchat.errors import OutputError
+from batchchat.read.source import Source, open_source
 from batchchat.records import Answer, Batch, Completion, Outcome, ToolCall
 from batchchat.write.columns import COLUMNS, OutputPlan, answer_columns, plan_output
 from batchchat.write.sink import Sink, check_output, joined
@@ -106,11 +108,14 @@ def objects(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_parquet_keeps_every_dtype(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("left_out", [[], ["string"]])
+def test_parquet_keeps_every_dtype(tmp_path: Path, size: int, left_out: list[str]) -> None:
     """Input columns come out with the values and dtypes they had, also from batches with dictionaries of their own."""
-    back = pl.read_parquet(write_frame(tmp_path / "o.parquet", TYPED, size=size))
-    assert back.schema == pl.Schema({**TYPED.schema, **COLUMNS})
-    assert back.select(TYPED.columns).equals(TYPED)
+    kept = TYPED.drop(left_out)
+    plan = plan_of(TYPED, keep=kept.columns)
+    back = pl.read_parquet(write(tmp_path / "o.parquet", list(batches(TYPED, size)), TYPED.schema, plan))
+    assert back.schema == pl.Schema({**kept.schema, **COLUMNS})
+    assert back.select(kept.columns).equals(kept)
     assert back["completion"].to_list() == ["yes"] * 3
 
 
@@ -147,6 +152,38 @@ def test_row_groups_are_cut_by_rows(tmp_path: Path) -> None:
     metadata = pq.read_metadata(many)
     groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
     assert groups == [65_536, 65_536, 18_928]
+    assert few.read_bytes() == many.read_bytes()
+
+
+def picture_source(path: Path, where: str | None) -> Source:
+    """Return a Parquet file of 64 rows of 1 MB, some eight of which are read at a time."""
+    columns = {"id": list(range(64)), "name": [f"the name of picture {number}" for number in range(64)]}
+    pictures = [os.urandom(2**20) for _ in range(64)]
+    pq.write_table(pa.table({**columns, "picture": pictures}), path, row_group_size=8, use_dictionary=False)
+    return open_source(path, where=where)
+
+
+@pytest.mark.parametrize(("keep", "where"), [(["id", "name"], None), (None, "id % 8 = 7")])
+def test_what_is_not_written_is_not_held(tmp_path: Path, keep: Sequence[str] | None, where: str | None) -> None:
+    """Rows that wait for their row group hold on to no column, and to no row, that was read with them and left out."""
+    source = picture_source(tmp_path / "in.parquet", where)
+    plan = plan_output(source.columns, keep=keep, rename={}, prefix="")
+    before, held = pa.total_allocated_bytes(), []
+    with Sink(tmp_path / "o.parquet", plan, source.schema) as sink:
+        for batch in source.batches():
+            sink.write(batch, answer_columns([YES] * batch.frame.height, plan))
+            held.append(pa.total_allocated_bytes() - before)
+    assert max(held) < 30 * 2**20
+    wanted = pl.read_parquet(tmp_path / "in.parquet").sql(f"SELECT * FROM self WHERE {where or 'true'}")
+    assert pl.read_parquet(tmp_path / "o.parquet").select(plan.keep).equals(wanted.select(plan.keep))
+
+
+def test_many_small_batches_are_one_row_group(tmp_path: Path) -> None:
+    """Batches of one row, which are brought together before there are enough of them, change nothing in the file."""
+    frame = pl.concat([TYPED] * 200)
+    few = write_frame(tmp_path / "few.parquet", frame, size=600)
+    many = write_frame(tmp_path / "many.parquet", frame, size=1)
+    assert pq.read_metadata(many).num_row_groups == 1
     assert few.read_bytes() == many.read_bytes()
 
 

@@ -110,6 +110,60 @@ def test_json_amid_other_text_is_taken(content: str) -> None:
     assert judged(content, body=LIMITED, finish_reason="length").parsed == GOOD
 
 
+OTHER = '{"label":"shipping","count":2}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"For example, {OTHER} would be wrong. My answer: {GOOD}",
+        f"{OTHER}\n{GOOD}",
+        f"```json\n{OTHER}\n```\nCorrected:\n```json\n{GOOD}\n```",
+        f"```json\n{OTHER}\n{GOOD}\n```",
+        f"Not {OTHER}:\n```json\n{GOOD}\n```\nIt was {OTHER} at first.",
+        f"Not {OTHER}, see [1].\n```json\n{GOOD[:-1]},}}\n```\nThis: {GOOD}, as in [2] and [].",
+        "{'label': 'shipping', 'count': 2}? No: {'label': 'billing', 'count': 1}",
+        f"{{'label': 'lost'}} is none, {GOOD}",
+    ],
+)
+def test_the_last_value_that_fits_is_taken(content: str) -> None:
+    """What a model thinks better of stands before what it means, and what it fences is the answer."""
+    assert judged(content).parsed == GOOD
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"```json\n{GOOD}\n```\nOr:\n```json\n{OTHER[:-1]}",
+        f"{GOOD}, or {OTHER[:-1]},",
+    ],
+)
+def test_what_is_whole_is_taken_before_what_is_mended(content: str) -> None:
+    """A value that the model finished is better than a guess at one that it did not."""
+    assert judged(content).parsed == GOOD
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        r"With \frac{1}{2} and \text{a, b}",
+        "Dear {you}, {{ name }}, [see above], [x], [INST], [/INST]",
+        "In if (a) { return b[i]; }",
+        "{" * 300,
+    ],
+)
+def test_brackets_that_begin_no_json_are_passed_over(before: str) -> None:
+    """LaTeX, code and notes before an answer do not hide it."""
+    assert judged(f"{before}: {GOOD}", body=LIMITED, finish_reason="length").parsed == GOOD
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_so_many_broken_values_are_passed_over(count: int) -> None:
+    """A text that goes on breaking its promises is not read to its end."""
+    result = judged('{"a"} ' * count + GOOD)
+    assert isinstance(result, Completion) == (count == 100)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -219,14 +273,45 @@ def test_a_long_broken_text_is_not_mended() -> None:
     assert parsed(f'{{"a": "{long}"}}') == f'{{"a":"{long}"}}'
     assert parsed(f'{{"a": "{long}",}}') is None
     assert parsed(f'{{"a": "{long[20:]}",}}') == f'{{"a":"{long[20:]}"}}'
+    assert parsed(f'Here: {{"a": "{long}"}}') == f'{{"a":"{long}"}}'
+    assert parsed(f'```\n{{"a": "{long}"}}\n``` {{"a": 1,}}') == f'{{"a":"{long}"}}'
 
 
-@pytest.mark.parametrize("pattern", ["1}{", "(“]`{", '["a" "b" ', '{"a', "{a,", '"', "'", "\\", "/*", "```{", "[{,:"])
-def test_no_text_takes_long_to_judge(pattern: str) -> None:
-    """Every other row waits while one is judged: time is in proportion to the text, whatever stands in it."""
+@pytest.mark.parametrize(
+    ("start", "pattern"),
+    [
+        *[
+            ("{", one)
+            for one in ["1}{", "(“]`{", '["a" "b" ', '{"a', "{a,", '"', "'", "\\", "/*", "```{", "[{,:", "a:"]
+        ],
+        ('{"a":' * 199, "]"),
+        ('{"a":' * 199, "],"),
+        ("[" * 150, "[1],"),
+        ("[", "[" * 150 + "]" * 150 + ","),
+        ("[" * 199, "1,"),
+        ('{"a":[', '{"b":1},'),
+        ("```{", "a:1,"),
+        ("", "[] "),
+        ("", "{a:} "),
+        ("", "{" * 900 + "}" * 900),
+    ],
+)
+@pytest.mark.parametrize("length", [MAX_MENDED_CHARACTERS, 500_000])
+def test_no_text_takes_long_to_judge(start: str, pattern: str, length: int) -> None:
+    """Every other row waits while one is judged: time is in proportion to the text, and short for the longest."""
+    content = start + pattern * ((length - len(start)) // len(pattern))
     started = time.process_time()
-    judged("{" + pattern * (200_000 // len(pattern)))
-    assert time.process_time() - started < 5
+    judged(content)
+    assert time.process_time() - started < 2
+
+
+def test_a_value_with_many_errors_is_told_one() -> None:
+    """Looking for all errors of a long value takes long, and the model is told a few of them."""
+    structure = Structure({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}})
+    result = structure.judge(Completion(json.dumps({"a": ["x"] * 30_000})), BODY, Turn())
+    assert isinstance(result, Turn)
+    text = 'Your answer does not fit the JSON Schema: a[0]: "x" is not of type "integer"\n\nAnswer again'
+    assert result.said[1]["content"].startswith(text)
 
 
 # What is asked for again.
@@ -247,6 +332,13 @@ def test_a_cut_text_is_asked_for_with_more_tokens(limits: dict[str, int], more: 
     body = orjson.dumps({"model": "m", "messages": MESSAGES, **limits})
     result = judged(content, Turn(mode=1, usage=Usage(1)), body, finish_reason="length", usage=Usage(2))
     assert result == Turn(mode=1, max_tokens=more, usage=Usage(3))
+
+
+def test_other_servers_say_otherwise_that_they_cut() -> None:
+    """`max_tokens` is `length`; more tokens are no help where the context is full."""
+    content = '{"label": "billing", "count": 1, "no'
+    assert judged(content, body=LIMITED, finish_reason="max_tokens") == Turn(max_tokens=400)
+    assert judged(content, body=LIMITED, finish_reason="model_length").parsed == GOOD
 
 
 def test_a_cut_correction_keeps_what_was_said() -> None:
@@ -298,6 +390,8 @@ def test_a_text_that_does_not_fit_is_corrected_once() -> None:
         ('{"label": "billing"', 'the whole: "count" is a required property'),
         ("```json\n[]\n```", 'the whole: [] is not of type "object"'),
         ('{"label": "billing", "count": NaN}', "the answer is not JSON"),
+        ('{"label": "billing", "count": "1"}, as in [1].', 'count: "1" is not of type "integer"'),
+        ('{"label": "billing", "count": "1",', 'count: "1" is not of type "integer"'),
     ],
 )
 def test_the_correction_says_what_is_wrong(content: str, reason: str) -> None:
@@ -331,6 +425,52 @@ def test_lone_surrogates_are_not_said_again() -> None:
     """The correction can be sent whatever the model wrote."""
     turn = judged("no \ud800")
     assert applied(turn)["messages"][2]["content"] == "no ?"
+
+
+# When the endpoint refuses the turn.
+
+
+def test_a_cut_text_is_mended_when_more_tokens_are_refused() -> None:
+    """What was cut is all that can be had, and its cost is in the turn already."""
+    completion = Completion('{"label": "billing", "count": 1, "no', finish_reason="length", usage=Usage(2))
+    turn = STRUCTURE.judge(completion, LIMITED, Turn(mode=1, usage=Usage(1)))
+    assert turn == Turn(mode=1, max_tokens=400, usage=Usage(3))
+    assert STRUCTURE.resume(completion, LIMITED, turn) == replace(completion, parsed=GOOD, usage=Usage(3))
+
+
+def test_a_cut_text_is_corrected_when_more_tokens_are_refused() -> None:
+    """What cannot be mended is asked for within the body's own limit."""
+    completion = Completion('{"label": "billing"', finish_reason="length", usage=Usage(2))
+    turn = STRUCTURE.resume(completion, LIMITED, Turn(mode=1, max_tokens=400, usage=Usage(3)))
+    assert isinstance(turn, Turn)
+    assert (turn.mode, turn.max_tokens, turn.usage) == (1, 0, Usage(3))
+    assert turn.said[0] == {"role": "assistant", "content": '{"label": "billing"'}
+    assert body_for(LIMITED, Turn(max_tokens=0)) is LIMITED
+
+
+def test_a_cut_correction_is_mended_when_more_tokens_are_refused() -> None:
+    """The second answer is judged as the last one."""
+    turn = Turn(said=CORRECTION, max_tokens=400)
+    mendable = Completion('{"label": "billing", "count": 1, "no', finish_reason="length")
+    assert STRUCTURE.resume(mendable, LIMITED, turn) == replace(mendable, parsed=GOOD)
+    failure = STRUCTURE.resume(Completion('{"label": "billing"', finish_reason="length"), LIMITED, turn)
+    text = 'the answer does not fit the schema: the whole: "count" is a required property'
+    assert failure == Failure("schema", text, status=200)
+
+
+@pytest.mark.parametrize("content", ['{"label": "lost", "count": 1}', '{"label": "lost", "count": 1', "", None])
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+@pytest.mark.parametrize("before", [Turn(), Turn(mode=2), Turn(max_tokens=400)])
+def test_a_correction_that_is_refused_ends_the_row(content: str | None, finish_reason: str, before: Turn) -> None:
+    """Its text did not fit, and nothing else is to be had."""
+    completion = Completion(content, finish_reason=finish_reason)
+    turn = STRUCTURE.judge(completion, BODY, before)
+    assert isinstance(turn, Turn)
+    assert turn.said
+    failure = STRUCTURE.resume(completion, BODY, turn)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.status) == ("schema", 200)
+    assert failure.message.startswith("the answer does not fit the schema: ")
 
 
 # What is given up.
@@ -461,20 +601,13 @@ def test_the_ladder_has_an_end() -> None:
         Failure("content_filter", "response_format", 400),
         Failure("timeout", "no whole reply within 120 s"),
         Failure("bad_request", "response_format", 418),
+        Failure("bad_request", "response_format", 404),
+        Failure("context_length", "response_format: too long", 400),
     ],
 )
 def test_other_failures_are_the_rows_own(failure: Failure) -> None:
     """What does not speak of the format, in the provider's own sentence, changes nothing."""
     assert STRUCTURE.fallback(failure, Turn()) is None
-
-
-@pytest.mark.parametrize("kind", ["bad_request", "context_length"])
-def test_refused_tokens_are_given_back(kind: str) -> None:
-    """A model that takes no more tokens does not cost the row what its own limit would have brought."""
-    turn = STRUCTURE.fallback(Failure(kind, "max_tokens is too large: 4000", 400), Turn(max_tokens=4_000))
-    assert turn == Turn(max_tokens=0)
-    assert STRUCTURE.fallback(Failure(kind, "max_tokens is too large: 1000", 400), Turn(max_tokens=0)) is None
-    assert body_for(LIMITED, Turn(max_tokens=0)) is LIMITED
 
 
 # Bodies.

@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 
 from batchchat.records import Failure
 from batchchat.send.failures import Verdict, verdict
-from batchchat.send.transport import Reply, Transport, proxy_for
+from batchchat.send.transport import LINGER_S, Reply, Transport, proxy_for
 
 KEY = "sk-secret-1234567890"
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -737,3 +738,90 @@ def test_large_request_arrives_whole() -> None:
     assert isinstance(reply, Reply)
     assert server.exchanges[0].body == body
     assert server.exchanges[0].headers["content-length"] == str(len(body))
+
+
+def test_choices_one_after_the_other_are_all_read() -> None:
+    """That the first choice has ended does not end a stream that was asked for two."""
+    end = b'data: {"choices":[{"index":%d,"delta":{"content":"%s"},"finish_reason":"stop"}]}\n\n'
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(end % (0, b"a")))
+        await exchange.writer.drain()
+        await asyncio.sleep(LINGER_S + 0.3)
+        exchange.writer.write(chunked(end % (1, b"b")) + chunked(b"data: [DONE]\n\n") + chunked(b""))
+
+    async def scenario() -> Reply | Failure:
+        async with serving(script) as server, reaching(server.base_url) as way:
+            return await way.send(b"{}", choice_count=2)
+
+    reply = asyncio.run(scenario())
+    assert isinstance(reply, Reply), reply
+    assert [choice["message"]["content"] for choice in json.loads(reply.body)["choices"]] == ["a", "b"]
+
+
+def test_finish_reason_on_every_chunk_ends_nothing() -> None:
+    """As long as more comes, a stream is not over; some endpoints repeat its end."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS)
+        for letter in (b"a", b"b", b"c"):
+            exchange.writer.write(chunked(EVENT % (letter, b'"stop"')))
+            await exchange.writer.drain()
+            await asyncio.sleep(0.5 * LINGER_S if letter == b"a" else 0.6 * LINGER_S)
+        exchange.writer.write(chunked(b"data: [DONE]\n\n") + chunked(b""))
+
+    reply = outcome_of(script, timeout_s=30)
+    assert content_of(reply) == "abc"
+
+
+def test_stream_left_open_without_done_is_soon_whole() -> None:
+    """A stream that said why it ended, and then nothing more, is not waited for until the timeout."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(HEADERS + chunked(EVENT % (b"Hi", b'"stop"')))
+        await exchange.writer.drain()
+        await asyncio.sleep(60)
+
+    started = time.monotonic()
+    reply = outcome_of(script, timeout_s=50)
+    assert content_of(reply) == "Hi"
+    assert time.monotonic() - started < 4 * LINGER_S
+    assert isinstance(reply, Reply)
+    assert reply.latency_s < LINGER_S
+
+
+@pytest.mark.parametrize(
+    "spelled", [KEY, KEY.replace("-", "\\u002d"), KEY.replace("-", "\\u002D"), KEY.replace("s", "\\u0073")]
+)
+@pytest.mark.parametrize("shape", ["plain", "stream", "broken stream"])
+def test_key_is_taken_out_however_it_is_spelled(shape: str, spelled: str) -> None:
+    """Some echo the headers of a request, with escapes of their own; nothing that is kept has the key."""
+    content = {
+        "plain": f'{{"error":{{"message":"Bearer {spelled}"}}}}',
+        "stream": f'data: {{"error":{{"message":"Bearer {spelled}"}}}}\n\n',
+        "broken stream": f"data: {{Bearer {spelled}}}\n\ndata: [DONE]\n\n",
+    }[shape]
+
+    async def script(exchange: Exchange) -> None:
+        kind = "application/json" if shape == "plain" else "text/event-stream"
+        exchange.reply(200, content.encode(), content_type=kind)
+
+    outcome = outcome_of(script)
+    kept = outcome.message.encode() if isinstance(outcome, Failure) else outcome.body
+    assert b"[redacted]" in kept
+    assert KEY.encode() not in kept
+    assert spelled.encode() not in kept
+
+
+def test_endless_reply_is_not_read_to_its_end() -> None:
+    """A body beyond all sense fails its row instead of filling the memory."""
+
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while not exchange.writer.is_closing():
+            exchange.writer.write(chunked(b"x" * 2**20))
+            await exchange.writer.drain()
+
+    failure = outcome_of(script)
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.message) == ("protocol", "the reply cannot be read: the reply is larger than 64 MB")

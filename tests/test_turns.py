@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,8 +27,8 @@ from batchchat.records import (
 )
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import Pacing
-from batchchat.send.schedule import EMPTY_TRIES, Schedule, Send
+from batchchat.send.pacing import EMPTY_TRIES, Pacing, Send
+from batchchat.send.schedule import Schedule
 from batchchat.send.structured import Structure
 from batchchat.send.transport import Reply
 from tests.test_schedule import ANSWER, HANG_S, MemoryStore, refusal
@@ -136,13 +138,64 @@ def test_failure_between_turns_keeps_the_turn() -> None:
     assert (answer.attempts, answer.completion.usage) == (3, Usage(14, 6, 20))
 
 
-def test_row_given_up_between_turns_says_what_it_cost() -> None:
-    """When the second turn is refused, the tokens of the first stay on record."""
+def test_refused_correction_leaves_the_text_that_did_not_fit() -> None:
+    """When the endpoint refuses the second turn, the row fails for the first: its own request was taken."""
     _, store, _ = asked(requests(1), [said(MISFIT), refusal(413, "too large")])
     row = only(store)
     assert isinstance(row, FailedRow)
-    assert (row.failure.kind, row.attempts) == ("too_large", 2)
-    assert row.completion == Completion(None, usage=Usage(7, 3, 10))
+    assert (row.failure.kind, row.is_transient, row.attempts, row.latency_s) == ("schema", False, 2, 0.5)
+    assert row.completion == Completion(MISFIT, finish_reason="stop", usage=Usage(7, 3, 10))
+    assert row.reply == said(MISFIT).body
+
+
+def test_refused_larger_limit_mends_what_is_there() -> None:
+    """When no more tokens are allowed, the cut text is not paid for a second time."""
+    replies = [said('{"a":1', "length"), refusal(400, "max_tokens is too large: 276")]
+    bodies, store, _ = asked(requests(1, max_tokens=20), [*replies, said(FITS)])
+    assert [body["max_tokens"] for body in bodies] == [20, 276, 20]
+    assert bodies[2]["messages"][1]["content"] == '{"a":1'
+    answer = only(store)
+    assert isinstance(answer, Answer)
+    assert (answer.attempts, answer.completion.usage) == (3, Usage(14, 6, 20))
+
+
+def test_server_error_between_turns_says_what_it_cost() -> None:
+    """A row that is given up for now has the words and the tokens of its first turn on record."""
+    busy = refusal(500, "busy", retry_after_ms="0")
+    _, store, _ = asked(requests(1), [said(MISFIT), *[busy] * 6])
+    row = only(store)
+    assert isinstance(row, FailedRow)
+    assert (row.failure.kind, row.is_transient, row.attempts) == ("server", True, 7)
+    assert row.completion == Completion(MISFIT, finish_reason="stop", usage=Usage(7, 3, 10))
+    assert row.reply == said(MISFIT).body
+
+
+def test_empty_reply_is_in_the_rows_usage() -> None:
+    """What the endpoint bills for nothing is billed all the same."""
+    _, store, progress = asked(requests(1), [said(None), said(FITS)])
+    answer = only(store)
+    assert isinstance(answer, Answer)
+    assert (answer.attempts, answer.completion.usage) == (2, Usage(14, 6, 20))
+    assert (progress.prompt_tokens, progress.completion_tokens) == (14, 6)
+
+
+def test_each_model_has_its_own_rung() -> None:
+    """Where rows name their model, one that takes no schema does not speak for the others."""
+    old = requests(1, model="old").requests
+    new = [replace(request, key=b"n%d" % at) for at, request in enumerate(requests(2, model="new").requests)]
+    kinds: list[tuple[str, str]] = []
+
+    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+        asked_for = json.loads(body)
+        kinds.append((asked_for["model"], asked_for["response_format"]["type"]))
+        return NO_SCHEMAS if kinds[-1] == ("old", "json_schema") else said(FITS)
+
+    store = MemoryStore()
+    pacing = Pacing(RateLimits(None, None), Concurrency(1, 0.0), 6, HANG_S, model_varies=True)
+    schedule = Schedule(iter([Chunk([*old, *new])]), store, send, pacing, lambda _: None, Structure(SCHEMA))
+    progress = asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
+    assert sorted(kinds) == [("new", "json_schema")] * 2 + [("old", "json_object"), ("old", "json_schema")]
+    assert [note.endswith("(model old)") for note in progress.notes] == [True]
 
 
 NO_SCHEMAS = refusal(400, "response_format.type json_schema is not supported")
@@ -218,10 +271,10 @@ def test_empty_replies_are_tried_a_few_times_only() -> None:
 
 
 def test_medium_that_cannot_be_sent_costs_no_request() -> None:
-    """A file that changed under the run is the row's failure; nothing went out."""
+    """A file that changed under the run is the row's failure, until the next run; nothing went out."""
     _, store, progress = asked(requests(2), [Failure("media", "a.png changed while the job ran"), said(FITS)])
     failed = [outcome for _, outcome in store.outcomes if isinstance(outcome, FailedRow)]
-    assert [(row.failure.kind, row.attempts, row.is_transient) for row in failed] == [("media", 0, False)]
+    assert [(row.failure.kind, row.attempts, row.is_transient) for row in failed] == [("media", 0, True)]
     assert (progress.requests_sent, progress.rows_answered, progress.rows_failed) == (1, 1, 1)
 
 
@@ -248,6 +301,68 @@ def test_bytes_in_flight_are_bounded(in_flight_bytes: int, together: int) -> Non
     assert len(store.outcomes) == 8
 
 
+def test_bytes_are_free_again_when_a_request_ends() -> None:
+    """The last requests go together as the first did."""
+    medium = Media(("messages", 0), "a", b"", "image/png", b"", 600)
+    sized = [replace(request, media=(medium,)) for request in requests(8).requests]
+    together: list[int] = []
+    under_way = 0
+
+    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+        nonlocal under_way
+        under_way += 1
+        await asyncio.sleep(0.005)
+        together.append(under_way)
+        under_way -= 1
+        return said(FITS)
+
+    room = 2 * sized[0].sent_bytes
+    schedule = schedule_of(Chunk(sized), MemoryStore(), send, concurrency=8, in_flight_bytes=room)
+    asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
+    assert max(together[4:]) == 2
+
+
+class SlowStore(MemoryStore):
+    """A store in which the commit of a turn, which brings no outcome, waits to be let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_let_through = threading.Event()
+
+    def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
+        """Wait, but not for the first commit, which begins the run."""
+        if self.progress and not outcomes:
+            assert self.is_let_through.wait(HANG_S)
+        super().commit(outcomes, progress)
+
+
+def test_slot_of_a_turned_row_is_free_only_after_its_commit() -> None:
+    """A paid reply that is not yet on record holds its slot, as an answer does."""
+    sent: list[str] = []
+    replies = [said(MISFIT), said(FITS), said(FITS)]
+
+    has_sent = asyncio.Event()
+
+    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+        sent.append(request.row_name)
+        has_sent.set()
+        return replies.pop(0)
+
+    async def scenario() -> list[str]:
+        store = SlowStore()
+        task = asyncio.ensure_future(schedule_of(requests(2), store, send).run())
+        await asyncio.wait_for(has_sent.wait(), HANG_S)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        before = list(sent)
+        store.is_let_through.set()
+        await asyncio.wait_for(task, HANG_S)
+        return before
+
+    assert asyncio.run(scenario()) == ["0"]
+    assert sent == ["0", "0", "1"]
+
+
 def test_reply_without_a_schema_is_taken_as_it_is() -> None:
     """Where a job has no schema, any text is the answer."""
 
@@ -261,3 +376,16 @@ def test_reply_without_a_schema_is_taken_as_it_is() -> None:
     answer = only(store)
     assert isinstance(answer, Answer)
     assert (answer.completion.content, answer.completion.parsed) == ("yes", None)
+
+
+def test_medium_that_cannot_be_sent_gives_its_tokens_back() -> None:
+    """What was reserved for a request that never went out is there for the next."""
+
+    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+        return Failure("media", "gone")
+
+    rates = RateLimits(None, 60.0)
+    pacing = Pacing(rates, Concurrency(1, 0.0), 6, HANG_S)
+    schedule = Schedule(iter([Chunk(requests(1).requests)]), MemoryStore(), send, pacing, lambda _: None)
+    asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
+    assert rates.opens_at() < time.monotonic()

@@ -29,6 +29,7 @@ class Digests:
         self.is_read_only = is_read_only
         self._connection = connection
         self._gathered: dict[str | bytes, _Known] = {}
+        self._fleeting: dict[str | bytes, _Known] = {}
 
     def find(self, path: str, size_bytes: int, mtime_ns: int) -> tuple[bytes, str] | None:
         """Return digest and MIME type of a file whose size and time are those remembered, or None.
@@ -40,16 +41,32 @@ class Digests:
         known = self._gathered.get(name) or self._stored(name)
         return known[2:] if known is not None and known[:2] == (size_bytes, mtime_ns) else None
 
-    def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
+    def recall(self, path: str) -> tuple[int, int, bytes, str] | None:
+        """Return size, time, digest and MIME type of a file as it was when last read, whatever it is now, or None.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read.
+        """
+        name = _stored_name(path)
+        return self._fleeting.get(name) or self._gathered.get(name) or self._stored(name)
+
+    def remember(
+        self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str, *, lasts: bool = True
+    ) -> None:
         """Keep a file's digest and MIME type, in place of what was known of that path.
+
+        What does not last is only recalled, and only from this open memory.
 
         Raises:
             CheckpointError: as `flush`, which it calls when enough have gathered.
         """
+        name, known = _stored_name(path), (size_bytes, mtime_ns, digest, mime_type)
         # SQLite has no integer for a time after 2262; such a file is read in each run.
-        if self.is_read_only or not -_INT64 <= mtime_ns < _INT64:
+        if not lasts or self.is_read_only or not -_INT64 <= mtime_ns < _INT64:
+            self._fleeting[name] = known
             return
-        self._gathered[_stored_name(path)] = (size_bytes, mtime_ns, digest, mime_type)
+        self._fleeting.pop(name, None)
+        self._gathered[name] = known
         if len(self._gathered) >= GATHERED:
             self.flush()
 

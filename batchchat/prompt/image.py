@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 MOST_PIXELS = 89_478_485
-"""An image of more is not decoded: 256 MiB of pixels, from which Pillow too suspects a decompression bomb."""
+"""An image of more is not decoded; Pillow too suspects a decompression bomb there.
+
+One of so many pixels takes up to 0.7 GB of memory as PNG, 1.6 GB as WebP or JPEG 2000, and hardly any as JPEG.
+"""
 
 _FORMATS = MappingProxyType(
     {
@@ -33,6 +36,7 @@ _FORMATS = MappingProxyType(
 _LEFT_ALONE = frozenset({"image/svg+xml", "image/x-icon"})
 _LOSSY = frozenset({"JPEG", "WEBP", "AVIF"})
 _QUALITY = 90
+_GREY_LEVELS = 2**16
 
 
 def require_pillow() -> None:
@@ -62,6 +66,8 @@ def shrunk(content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
     """
     if mime_type in _LEFT_ALONE:
         return content
+    from PIL.Image import DecompressionBombError
+
     format_name = _FORMATS.get(mime_type)
     if format_name is None:
         message = f"{shown} is {mime_type}, which cannot be shrunk; make it a PNG, or leave input.max_image_side out"
@@ -74,6 +80,15 @@ def shrunk(content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
             return _encoded(_small(image, max_side), format_name)
     except MediaError:
         raise
+    except DecompressionBombError as error:  # of the one decoder that makes room for the pixels on opening
+        message = f"{shown} has far too many pixels; images of up to {MOST_PIXELS:,} are shrunk: make it smaller"
+        raise MediaError(message) from error
+    except ValueError as error:  # what Pillow cannot do, be the file as whole as it may
+        message = (
+            f"{shown} is {mime_type} that cannot be shrunk: {error};"
+            " save it as a plain PNG or JPEG, or leave input.max_image_side out"
+        )
+        raise MediaError(message) from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         message = (
             f"{shown} cannot be read as {mime_type}: {str(error) or type(error).__name__}; check that the file is whole"
@@ -110,11 +125,29 @@ def _small(image: "Image", max_side: int) -> "Image":
 
     if image.mode == "1":
         image = image.convert("L")
+    elif image.mode == "I;16" and "transparency" in image.info:
+        image = _with_alpha(image)
     elif image.mode in ("P", "PA") or "transparency" in image.info:
         # Neither a palette's numbers nor the one transparent colour can be mixed.
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    has_16_bits = image.mode.startswith("I;16")
+    if has_16_bits:
+        image = image.convert("I")  # Pillow refuses to shrink such modes much, or takes their bytes in the wrong order
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    if has_16_bits:
+        image = image.convert("I;16")
     return ImageOps.exif_transpose(image)
+
+
+def _with_alpha(image: "Image") -> "Image":
+    """Return 16-bit grey with a transparent level as 8-bit grey with alpha: what Pillow makes of it is white."""
+    from PIL import Image
+
+    clear = image.info["transparency"]
+    levels = image.convert("I")
+    grey = levels.point([level >> 8 for level in range(_GREY_LEVELS)], "L")
+    alpha = levels.point([0 if level == clear else 255 for level in range(_GREY_LEVELS)], "L")
+    return Image.merge("LA", (grey, alpha))
 
 
 def _encoded(image: "Image", format_name: str) -> bytes:

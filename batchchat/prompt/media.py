@@ -5,20 +5,30 @@ the request is sent, its body with the data in place. It does not know templates
 """
 
 import hashlib
+import json
+import re
 import time
 from binascii import b2a_base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import orjson
-
 from batchchat.prompt.image import require_pillow, shrunk
-from batchchat.prompt.mediafile import ROOT_FIELD, MediaError, MediaFile, blocks, find_file, quoted
+from batchchat.prompt.mediafile import (
+    ROOT_FIELD,
+    MediaError,
+    MediaFile,
+    MissingMediaError,
+    blocks,
+    find_file,
+    inside,
+    quoted,
+)
 from batchchat.prompt.mime import mime_type
 from batchchat.records import ChatRequest, Media
 
@@ -30,11 +40,13 @@ _BLOCK_BYTES = 2**20
 _ENCODED_BYTES = 3 * 2**20  # a multiple of three: only the last block of base64 is padded
 _COARSE_TICK_NS, _FINE_TICK_NS = 2 * 10**9, 50 * 10**6
 _KINDS = MappingProxyType({"image_url": "image", "video_url": "video"})
+_NAME = re.compile(rb'"(media:[^"\\]*)"')
 _PASSED_ON = ("http://", "https://", "data:")
 _BINARY = "the row's binary value"
 _PATH = f"a path within {ROOT_FIELD}"
 
 Place = tuple[str | int, ...]
+Span = tuple[int, int]
 
 
 class MediaMemory(Protocol):
@@ -43,8 +55,13 @@ class MediaMemory(Protocol):
     def find(self, path: str, size_bytes: int, mtime_ns: int) -> tuple[bytes, str] | None:
         """Return digest and MIME type of a file that has not changed since, or None."""
 
-    def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
-        """Keep what was read for the next run."""
+    def recall(self, path: str) -> tuple[int, int, bytes, str] | None:
+        """Return size, time, digest and MIME type of a file as it was when last read, whatever it is now, or None."""
+
+    def remember(
+        self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str, *, lasts: bool = True
+    ) -> None:
+        """Keep what was read for the next run; what does not last only to be recalled in this one."""
 
     def flush(self) -> None:
         """Make what was kept outlast this run, should it be killed."""
@@ -56,7 +73,12 @@ class Unremembered:
     def find(self, path: str, size_bytes: int, mtime_ns: int) -> None:
         """Return None: nothing was read before."""
 
-    def remember(self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str) -> None:
+    def recall(self, path: str) -> None:
+        """Return None, as `find`."""
+
+    def remember(
+        self, path: str, size_bytes: int, mtime_ns: int, digest: bytes, mime_type: str, *, lasts: bool = True
+    ) -> None:
         """Keep nothing."""
 
     def flush(self) -> None:
@@ -68,7 +90,9 @@ class MediaFolder:
     """Where a job's local media are, and what of them may be sent.
 
     Rows may name files below `root` alone; with None, none. With `look_only` the digests are made up and no more than
-    the first few KB of a file are read: enough to find what is wrong, too little for a request that is sent.
+    the first few KB of a file are read: enough to find what is wrong, too little for a request that is sent. With
+    `as_read` a file that was read before counts as it was then: an output holds what the run found, though files have
+    changed or gone since. One that has gone counts so in any case; where its request has no answer, it cannot be sent.
     """
 
     root: Path | None
@@ -76,6 +100,7 @@ class MediaFolder:
     max_image_side: int | None
     memory: MediaMemory
     look_only: bool = False
+    as_read: bool = False
 
     def place(self, messages: list[Any]) -> tuple[list[Any], tuple[Media, ...]]:
         """Return messages in which each local medium is named by its content, and the media, in order.
@@ -97,21 +122,44 @@ class MediaFolder:
             _check_size(shown, size_bytes, self.max_bytes)
             digest, kind = _digest([value]), _kind(value, "", shown, key)
         elif isinstance(value, str):
-            file = self._file(value)
+            file, (digest, kind) = self._recalled(value) if self.as_read else (None, (b"", ""))
+            if file is None:
+                file, (digest, kind) = self._read(value, key)
             shown, source, size_bytes, mtime_ns = file.shown, Path(file.path), file.size_bytes, file.mtime_ns
-            digest, kind = self._content(file, key)
         else:
             message = f"{key} is {quoted(str(value))}, which is not text; it takes a URL, {_PATH} or binary data"
             raise MediaError(message)
         _check_kind(shown, kind, key)
         side = self.max_image_side if key == "image_url" else None
-        return Media(at, _name(kind, digest, side), source, kind, digest, size_bytes, mtime_ns, side)
+        return Media(at, _name(kind, digest, side), source, kind, digest, size_bytes, mtime_ns, side, shown)
 
-    def _file(self, written: str) -> MediaFile:
+    def _read(self, written: str, key: str) -> tuple[MediaFile, tuple[bytes, str]]:
+        """Return a file with digest and MIME type; of one that has gone, those that it had."""
+        try:
+            file = self._file(written)
+        except MissingMediaError:
+            gone, content = self._recalled(written)
+            if gone is None or self.look_only:
+                raise
+            return gone, content
+        return file, self._content(file, key)
+
+    def _recalled(self, written: str) -> tuple[MediaFile | None, tuple[bytes, str]]:
+        """Return a file as it was when it was last read, with its digest and MIME type; None when it never was."""
+        path, shown = inside(self._root(written), written)
+        known = self.memory.recall(path)
+        if known is None:
+            return None, (b"", "")
+        return MediaFile(path, known[0], known[1], shown), known[2:]
+
+    def _root(self, written: str) -> Path:
         if self.root is None:
             message = f"{quoted(written)} is a local file; set {ROOT_FIELD} to the folder of the images and videos"
             raise MediaError(message)
-        file = find_file(self.root, written)
+        return self.root
+
+    def _file(self, written: str) -> MediaFile:
+        file = find_file(self._root(written), written)
         if not file.size_bytes:
             message = f"{file.shown} is empty; check the file"
             raise MediaError(message)
@@ -131,8 +179,7 @@ class MediaFolder:
             if self.look_only:
                 return _digest([repr(identity).encode()]), kind
             digest = _digest(chain([head], content))
-        if is_settled(file.mtime_ns, begun_ns):
-            self.memory.remember(*identity, digest, kind)
+        self.memory.remember(*identity, digest, kind, lasts=is_settled(file.mtime_ns, begun_ns))
         return digest, kind
 
 
@@ -147,7 +194,7 @@ def is_settled(mtime_ns: int, begun_ns: int) -> bool:
 
 
 def build(request: ChatRequest, body: bytes, max_bytes: int) -> bytes:
-    """Return `body` with the `data:` URL of each of the request's media in its place.
+    """Return `body` with the `data:` URL of each of the request's media in place of its name, and no other change.
 
     `body` is JSON: the request's own, perhaps with more messages at its end. It may run in any thread.
 
@@ -156,30 +203,60 @@ def build(request: ChatRequest, body: bytes, max_bytes: int) -> bytes:
     """
     if not request.media:
         return body
-    message = orjson.loads(body)
-    for one in request.media:
-        parent = message
-        for step in one.at[:-1]:
-            parent = parent[step]
-        # A fragment is copied as it is: a str would be scanned for what to escape, and be held a second time.
-        parent[one.at[-1]] = orjson.Fragment(_quoted_url(one, max_bytes))
-    return orjson.dumps(message)
+    pieces: list[bytes] = []
+    end = 0
+    for (start, stop), one in _placed(body, request.media):
+        pieces += (body[end:start], *_url(one, max_bytes))
+        end = stop
+    return b"".join((*pieces, body[end:]))
 
 
-def _quoted_url(one: Media, max_bytes: int) -> bytes:
-    shown = _BINARY if isinstance(one.source, bytes) else quoted(str(one.source))
-    _check_size(shown, one.size_bytes, max_bytes)
-    content = _blocks_of(one, shown, _ENCODED_BYTES)
+def _placed(body: bytes, media: Sequence[Media]) -> list[tuple[Span, Media]]:
+    """Return the media by where their names stand in the body.
+
+    The bytes around them are sent as they are: read and written again, a number of more digits than a float has would
+    not be the one that is in the request's key.
+    """
+    names = sorted(one.name.encode() for one in media)
+    wanted = frozenset(names)
+    found = [match.span(1) for match in _NAME.finditer(body) if match[1] in wanted]
+    by_name = sorted(found, key=lambda span: body[slice(*span)])
+    if [body[slice(*span)] for span in by_name] == names:
+        pairs = zip(by_name, sorted(media, key=lambda one: one.name), strict=True)
+    else:
+        pairs = zip(_spans_among(found, body, media), media, strict=True)
+    return sorted(pairs, key=itemgetter(0))
+
+
+def _spans_among(found: Sequence[Span], body: bytes, media: Sequence[Media]) -> Iterator[Span]:
+    """Yield which of the spans are the media's places, where others are text that is the same as a medium's name."""
+    ends = [0, *(stop for _, stop in found)]
+    between = [body[end:start] for end, (start, _) in zip(ends, found, strict=False)]
+    numbered = b"".join(b"%b%d" % (text, number) for number, text in enumerate(between)) + body[ends[-1] :]
+    content = json.loads(numbered, parse_int=str, parse_float=str)  # no number is too long to be a text
+    for one in media:
+        yield found[int(_at(content, one.at))]
+
+
+def _at(value: Any, place: Place) -> Any:
+    for step in place:
+        value = value[step]
+    return value
+
+
+def _url(one: Media, max_bytes: int) -> list[bytes]:
+    """Return a medium's URL in pieces, which only the whole body joins: as one text it would be held a second time."""
+    _check_size(one.shown, one.size_bytes, max_bytes)
+    content = _blocks_of(one, _ENCODED_BYTES)
     if one.max_image_side is not None:
-        content = iter([shrunk(b"".join(content), one.mime_type, one.max_image_side, shown)])
-    encoded = [b2a_base64(block, newline=False) for block in content]
-    return b"".join((f'"data:{one.mime_type};base64,'.encode(), *encoded, b'"'))
+        content = iter([shrunk(b"".join(content), one.mime_type, one.max_image_side, one.shown)])
+    return [f"data:{one.mime_type};base64,".encode(), *(b2a_base64(block, newline=False) for block in content)]
 
 
-def _blocks_of(one: Media, shown: str, block_bytes: int) -> Iterator[bytes]:
+def _blocks_of(one: Media, block_bytes: int) -> Iterator[bytes]:
     if isinstance(one.source, bytes):
         return iter([one.source])
-    return blocks(MediaFile(str(one.source), one.size_bytes, one.mtime_ns, shown), block_bytes)
+    return blocks(MediaFile(str(one.source), one.size_bytes, one.mtime_ns, one.shown), block_bytes)
 
 
 def _local(messages: list[Any]) -> Iterator[tuple[Place, str, object]]:

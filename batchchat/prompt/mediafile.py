@@ -7,15 +7,18 @@ that folder, or a `MediaError`. It does not know messages, MIME types or request
 import os
 import re
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 SHOWN_CHARACTERS = 200
 ROOT_FIELD = "input.media_root"
 _MOST_PATH_BYTES = 4096
 _MOST_NAMES = 5_000
+_MOST_FOLDERS = 8
 # A device or a FIFO that takes a file's place between the look and the opening must not block; nor may a link lead out.
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNSHOWN = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -31,6 +34,10 @@ _KINDS = (
 
 class MediaError(ValueError):
     """A row's medium cannot be sent; the text is for the row's `error`."""
+
+
+class MissingMediaError(MediaError):
+    """There is no file at a row's path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,11 @@ def quoted(text: str) -> str:
     return f'"{_UNSHOWN.sub(lambda one: ascii(one[0])[1:-1], cut)}"'
 
 
-def find_file(root: Path, written: str) -> MediaFile:
-    """Return the file that `written`, a path relative to `root`, names.
+def inside(root: Path, written: str) -> tuple[str, str]:
+    """Return the path, without links, that `written` means within `root`, and what errors call it.
 
     Raises:
-        MediaError: it is no such path, leads out of `root`, or names nothing, or something that is not a regular file.
+        MediaError: it is no relative path, or leads out of `root`.
     """
     shown = quoted(written)
     _refuse_odd(written, shown)
@@ -61,10 +68,20 @@ def find_file(root: Path, written: str) -> MediaFile:
     if os.path.commonpath((base, path)) != base:
         message = f"{shown} leads out of {root} ({ROOT_FIELD}), by a link; only files in that folder are sent"
         raise MediaError(message)
+    return path, shown
+
+
+def find_file(root: Path, written: str) -> MediaFile:
+    """Return the file that `written`, a path relative to `root`, names.
+
+    Raises:
+        MediaError: as `inside`, or it names nothing, or something that is not a regular file.
+    """
+    path, shown = inside(root, written)
     try:
         status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MediaError(_missing(root, path, shown)) from error
+        raise MissingMediaError(_missing(root, path, shown)) from error
     except OSError as error:
         raise _unreadable(shown, error) from error
     if not stat.S_ISREG(status.st_mode):
@@ -172,13 +189,24 @@ def _nearest(path: str) -> str | None:
     No closer comparison: it would take a second for each row of a job whose folder is wrong.
     """
     folder, name = os.path.split(path)
-    stem = os.path.splitext(name)[0].casefold()  # noqa: PTH122 - names, of which there may be thousands
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, _MOST_NAMES)]
+        names = _names(folder, os.stat(folder).st_mtime_ns)  # noqa: PTH116 - a Path has no place in what is cached
     except OSError:
         return None
-    return min((one for one in names if os.path.splitext(one)[0].casefold() == stem), default=None)  # noqa: PTH122
+    return names.get(_stem(name))
+
+
+@lru_cache(_MOST_FOLDERS)
+def _names(folder: str, mtime_ns: int) -> Mapping[str, str]:
+    """Return the files of a folder by their stems, of each stem the first; listed again when the folder changes."""
+    del mtime_ns
+    with os.scandir(folder) as entries:
+        names = sorted((entry.name for entry in islice(entries, _MOST_NAMES)), reverse=True)
+    return MappingProxyType({_stem(name): name for name in names})
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0].casefold()  # noqa: PTH122 - of names, of which there may be thousands
 
 
 def _changed(file: MediaFile) -> MediaError:

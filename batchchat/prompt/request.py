@@ -40,7 +40,7 @@ class Prompt:
             messages, media = self.media.place(body["messages"])
             body = _with_usage({**body, "messages": messages} if media else body)
             content = orjson.dumps(body, default=json_value)
-            return ChatRequest(self._key(body, content, row), content, row.name, media)
+            return ChatRequest(self._key(body, content, row), content, row.name, media, _choice_count(body))
         except MediaError as error:
             return Failure("media", str(error))
         except BatchchatError:  # of the memory of media: the run's trouble, not this row's
@@ -57,6 +57,11 @@ class Prompt:
         if not self.dedupe:
             digest.update(b"\0" + row.name.encode())
         return digest.digest()
+
+
+def _choice_count(body: Mapping[str, Any]) -> int:
+    count = body.get("n")
+    return count if isinstance(count, int) and count > 1 else 1
 
 
 def _with_usage(body: dict[str, Any]) -> dict[str, Any]:

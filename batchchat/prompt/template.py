@@ -229,11 +229,20 @@ def _line_of(tree: nodes.Template, name: str) -> int:
 def _conversation(messages: Any) -> list[Any]:
     """Return the messages of a row; a column may hold them as a list of structs, or as the JSON text of such a list."""
     if isinstance(messages, str):
-        messages = orjson.loads(messages)
+        messages = _loaded(messages)
     if not isinstance(messages, list) or not messages or not all(isinstance(message, Mapping) for message in messages):
         message = "`messages` must be a list with at least one message, each with a role and a content"
         raise ValueError(message)
     return [_without_nulls(message) for message in messages]
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        message = f"`messages` must be a list of messages, or the JSON text of one; this row gives {shown!r} ({error})"
+        raise ValueError(message) from error
 
 
 def _without_nulls(value: Any) -> Any:

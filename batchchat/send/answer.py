@@ -11,6 +11,13 @@ from typing import Any
 from batchchat.records import Completion, ToolCall, Usage
 from batchchat.send.jsonvalue import items_of, json_text, mapping_of, text_of
 
+CUT_REASONS = frozenset({"length", "max_tokens"})
+"""The finish reasons of an answer that ends at its limit of tokens."""
+_CUT_OFF_REASONS = CUT_REASONS | {"model_length", "content_filter"}
+"""Those of an answer that may have been cut off before its first word; `model_length`: the context is full."""
+MAX_COUNT = 2**40
+"""Tokens of a reply beyond which a count is nonsense; the sums of millions of counts below it fit in 64 bits."""
+
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 _THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
 
@@ -56,7 +63,7 @@ def says_nothing(data: Mapping[str, Any]) -> bool:
 def _is_empty(choice: Mapping[str, Any]) -> bool:
     message = mapping_of(choice.get("message"))
     has_more = any(_tool_calls(message)) or _reasoning(message) or message.get("refusal")
-    is_cut_off = choice.get("finish_reason") in ("length", "content_filter")
+    is_cut_off = text_of(choice.get("finish_reason")) in _CUT_OFF_REASONS
     return not has_more and not is_cut_off and _content(message.get("content")) is None
 
 
@@ -138,4 +145,4 @@ def _count(value: Any) -> int | None:
         number = int(float(value)) if not isinstance(value, int) else value
     except (ValueError, OverflowError):
         return None
-    return number if 0 <= number < 2**63 else None
+    return number if 0 <= number < MAX_COUNT else None

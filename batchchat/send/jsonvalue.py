@@ -24,7 +24,7 @@ def read_json(body: bytes) -> Any:
     try:
         return _strict(body)
     except ValueError:
-        value = _forgiving(body)
+        value = _forgiving(body, takes_more=True)
     try:
         text = json.dumps(value, ensure_ascii=False)
         return json.loads(_SURROGATE.sub("\ufffd", text)) if _SURROGATE.search(text) else value
@@ -37,7 +37,7 @@ def read_pieces(body: bytes) -> Any:
     try:
         return _strict(body)
     except ValueError:
-        return _forgiving(body)
+        return _forgiving(body, takes_more=False)
 
 
 def _strict(body: bytes) -> Any:
@@ -46,10 +46,14 @@ def _strict(body: bytes) -> Any:
     return orjson.loads(body)
 
 
-def _forgiving(body: bytes) -> Any:
+def _forgiving(body: bytes, *, takes_more: bool) -> Any:
+    """Return the body as a value, or None; with `takes_more` whatever follows an object or a list."""
     try:
         text = body.decode("utf-8", "replace").removeprefix("\ufeff")
-        return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
+        if not (takes_more and text.lstrip().startswith(("{", "["))):
+            return _FORGIVING.decode(text)
+        value, _ = _FORGIVING.raw_decode(text.lstrip())
+        return value
     except (ValueError, RecursionError):
         return None
 
@@ -61,6 +65,10 @@ def _finite(digits: str) -> float | None:
 
 def _integer(digits: str) -> int | None:
     return int(digits) if len(digits) <= MAX_DIGITS else None
+
+
+# Raw control characters in strings are taken.
+_FORGIVING = json.JSONDecoder(strict=False, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
 
 
 def json_text(value: Any) -> str:

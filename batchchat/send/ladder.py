@@ -6,9 +6,11 @@ failure. The rungs are those of `structured.py`; this holds which of them the ru
 
 from dataclasses import replace
 
-from batchchat.records import Completion, Failure
+import orjson
+
+from batchchat.records import Completion, Failure, Usage
 from batchchat.send.pacing import Pending
-from batchchat.send.structured import Structure, Turn, body_for
+from batchchat.send.structured import MAX_FAILURE, Structure, Turn, added, body_for
 
 _NOTES = {
     1: "the endpoint does not take response_format json_schema; the schema goes into the prompt, with json_object",
@@ -17,41 +19,65 @@ _NOTES = {
 
 
 class Ladder:
-    """The rung that a run stands on; without a structure every completion is as good as it is."""
+    """The rung that a run stands on; without a structure every completion is as good as it is.
 
-    def __init__(self, structure: Structure | None) -> None:
+    Where rows name their model (`model_varies`), each model has a rung of its own.
+    """
+
+    def __init__(self, structure: Structure | None, *, model_varies: bool = False) -> None:
         self._structure = structure
-        self._mode = 0
-        self._is_proven = False
+        self._model_varies = model_varies
+        self._modes: dict[str, int] = {}
 
     def body(self, pending: Pending) -> bytes:
         """Return the body of a row's next request, its media still to be put in."""
         if self._structure is None:
             return pending.request.body
-        if pending.turn.mode < self._mode:
-            pending.turn = replace(pending.turn, mode=self._mode)
+        mode = self._modes.get(self._model(pending), 0) if self._modes else 0
+        if pending.turn.mode < mode:
+            pending.turn = replace(pending.turn, mode=mode)
         return body_for(pending.request.body, pending.turn)
 
     def judge(self, completion: Completion, pending: Pending) -> Completion | Turn | Failure:
         """Return what follows from a reply: its completion as an answer, one more turn, or why neither helps."""
         if self._structure is None:
-            return completion
+            is_first = pending.turn.usage == Usage()
+            return completion if is_first else replace(completion, usage=added(pending.turn.usage, completion.usage))
         judged = self._structure.judge(completion, pending.request.body, pending.turn)
-        if isinstance(judged, Completion) and judged.parsed is not None and pending.turn.mode == self._mode:
-            self._is_proven = True
+        if isinstance(judged, Completion) and judged.parsed is not None:
+            self._learn(pending)
         return judged
 
-    def fallback(self, failure: Failure, pending: Pending) -> Turn | None:
-        """Return another way to ask when the endpoint refuses this one, or None.
+    def _learn(self, pending: Pending) -> None:
+        """Note that the row's way to ask brings answers; the first to do so is the run's way.
 
-        The first refusal decides for the run, unless this way has already brought an answer: then it is the row's own.
+        A refusal alone decides nothing: it may be of that row, whose words it quotes.
         """
-        turn = self._structure.fallback(failure, pending.turn) if self._structure else None
-        if turn is not None and turn.mode > self._mode and not self._is_proven:
-            self._mode = turn.mode
-        return turn
+        model = self._model(pending)
+        if model not in self._modes:
+            self._modes[model] = pending.turn.mode
+
+    def fallback(self, failure: Failure, pending: Pending) -> Turn | None:
+        """Return another way to ask when the endpoint refuses this one, or None."""
+        return self._structure.fallback(failure, pending.turn) if self._structure else None
+
+    def resume(self, pending: Pending, failure: Failure) -> Completion | Turn | Failure | None:
+        """Return what follows from the row's last reply when the turn after it was refused; None without one."""
+        if self._structure is None or pending.last is None:
+            return None
+        judged = self._structure.resume(pending.last[0], pending.request.body, pending.turn)
+        if not isinstance(judged, Failure):
+            return judged
+        return replace(judged, message=f"{judged.message}; a correction was refused: {failure.message}"[:MAX_FAILURE])
 
     @property
-    def note(self) -> str | None:
-        """What to tell the user of the rung, when it is not the first."""
-        return _NOTES.get(self._mode)
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user of the rungs that are not the first."""
+        return tuple(
+            f"{_NOTES[mode]} (model {model})" if model else _NOTES[mode]
+            for model, mode in self._modes.items()
+            if mode in _NOTES
+        )
+
+    def _model(self, pending: Pending) -> str:
+        return str(orjson.loads(pending.request.body)["model"]) if self._model_varies else ""

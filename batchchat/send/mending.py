@@ -8,26 +8,33 @@ seconds for a few KB that a model may well write, in which a run could do nothin
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-MAX_MENDED_CHARACTERS = 1_000_000
-"""Characters of the longest text that is mended; a longer one must be JSON as it stands."""
+MAX_MENDED_CHARACTERS = 100_000
+"""Characters of a text that are mended, some 30,000 tokens; of a longer one, only what is JSON is read."""
 MAX_VALUES = 8
-"""Values amid prose, and fenced ones, that are tried."""
+"""Values of each kind, and fences, that are looked at: the last ones of a text."""
+MAX_READ = 5_000
+MAX_BROKEN = 100
+"""Values amid prose that are read, and how many of them may be broken."""
 MAX_DEPTH = 200
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_OPENING = re.compile(r"[{\[]")
+_OPENING = re.compile(
+    r"""\{\s*+(?:["'},#]|/[/*]|[^\s{}\[\],:"'/#]++\s*+:)"""
+    r"""|\[\s*+(?:["'{\[\],\d-]|/[/*]|(?:true|false|null|True|False|None)\b|\Z)"""
+)
+"""How an object or a list begins, and hardly anything in prose, code or LaTeX that only has brackets."""
 _FENCE_LANGUAGE = re.compile(r"\A[A-Za-z0-9]+(?=[\s{\[])")
 _ENDING = r"(?=\s*(?:[,:}\]]|/[/*]|\Z)|[ \t]*\r?\n)"
 """What follows a quote that ends a string; another quote was meant to stand in it."""
 _TOKEN = re.compile(
-    r"(?P<space>\s++|//[^\n]*+|#[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)"
-    rf'|(?P<string>"(?:[^"\\]++|\\.|"(?!{_ENDING}))*+"'
+    rf'(?P<mark>[{{}}\[\],:])|(?P<string>"(?:[^"\\]++|\\.|"(?!{_ENDING}))*+"'
     rf"|'(?:[^'\\]++|\\.|'(?!{_ENDING}))*+')"
-    r"""|(?P<cut>["'].*+)|(?P<mark>[{}\[\],:])|(?P<word>[^\s{}\[\],:"']++)""",
+    r"|(?P<space>\s++|//[^\n]*+|#[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)"
+    r"""|(?P<cut>["'].*+)|(?P<word>[^\s{}\[\],:"']++)""",
     re.DOTALL,
 )
 _ESCAPE = re.compile(r'\\u[0-9a-fA-F]{4}|\\u[0-9a-fA-F]{0,3}\Z|\\.|\\\Z|"', re.DOTALL)
@@ -38,11 +45,18 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 @dataclass(frozen=True, slots=True)
 class FoundJson:
-    """A JSON value, its compact text, and where it ended in the text that it was read from."""
+    """A JSON value, and its compact text."""
 
     value: Any
     text: str
-    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a text may mean, the likeliest first: the values that stand whole in it, and those that had to be mended."""
+
+    whole: list[FoundJson]
+    mended: list[FoundJson]
 
 
 def _finite(digits: str) -> float:
@@ -61,36 +75,53 @@ _LENIENT = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
-def whole(text: str) -> Iterator[FoundJson]:
-    """Yield the JSON that stands whole in a text: the text itself, what is fenced in it, what stands amid prose."""
-    yield from _loaded(text)
-    prose = _after_thought(text)
-    for candidate in [prose, *_fenced(prose)]:
-        yield from _loaded(candidate)
-    end: int | None = 0
-    for _ in range(MAX_VALUES):
-        at = None if end is None else _bracket(prose, end)
-        end = None
-        for found in _loaded(prose, at=at) if at is not None else ():
-            yield found
-            end = found.end
+def read(text: str) -> Reading:
+    """Return the JSON in a text: the text itself, or what is fenced in it and then what stands amid prose.
 
-
-def mended(text: str) -> Iterator[FoundJson]:
-    """Yield what a text becomes when its objects and lists are closed, and cleared of what JSON has not.
-
-    It takes time in proportion to the text, whatever stands in it: a run has thousands of other rows to see to.
+    A model that gives several values has the one that it means at the end. What is mended has its objects and lists
+    closed, and is cleared of what JSON has not. This takes time in proportion to the text, whatever stands in it: a run
+    has thousands of other rows to see to.
     """
+    itself = _loaded(text)
+    if itself is not None:
+        return Reading([itself], [])
     prose = _after_thought(text)
-    for candidate in [*_fenced(prose), prose] if len(text) <= MAX_MENDED_CHARACTERS else []:
-        at = _bracket(candidate, 0)
-        for _ in range(MAX_VALUES):
-            if at is None:
+    readings, mended_characters = [], 0
+    for candidate in [*_fenced(prose), prose]:
+        mended_characters += len(candidate)
+        readings.append(_values(candidate, is_mended=mended_characters <= MAX_MENDED_CHARACTERS))
+    return Reading(
+        [found for reading in readings for found in reading.whole],
+        [found for reading in readings for found in reading.mended],
+    )
+
+
+def _values(text: str, *, is_mended: bool) -> Reading:
+    """Return the objects and lists that follow each other in a text, the last first; or the one value that it is."""
+    whole: deque[Any] = deque(maxlen=MAX_VALUES)
+    closed: deque[str] = deque(maxlen=MAX_VALUES)
+    end, broken_count = 0, 0
+    for _ in range(MAX_READ):
+        opening = _OPENING.search(text, end)
+        if opening is None:
+            break
+        try:
+            value, end = _STRICT.raw_decode(text, opening.start())
+            whole.append(value)
+        except (ValueError, RecursionError):
+            broken_count += 1
+            if not is_mended or broken_count > MAX_BROKEN:
                 break
-            closed, end = _closed(candidate, at)
-            # An empty one is what remains of prose in brackets.
-            yield from (found for found in _loaded(closed, decoder=_LENIENT) if found.value)
-            at = _bracket(candidate, end)
+            guess, end = _closed(text, opening.start())
+            closed.append(guess)
+    if end == 0 and not broken_count:
+        itself = _loaded(text)
+        return Reading([itself] if itself else [], [])
+    mended = [found for guess in reversed(closed) if (found := _loaded(guess, _LENIENT)) is not None]
+    return Reading(
+        [found for value in reversed(whole) if (found := _found(value)) is not None],
+        [found for found in mended if found.value],  # an empty one is what remains of prose in brackets
+    )
 
 
 def _after_thought(text: str) -> str:
@@ -109,28 +140,27 @@ def _fenced(text: str) -> list[str]:
     return [_FENCE_LANGUAGE.sub("", block) for block in reversed(blocks)]
 
 
-def _bracket(text: str, start: int) -> int | None:
-    """Return where the first object or list begins, None when none does."""
-    found = _OPENING.search(text, start)
-    return found.start() if found else None
+def _loaded(text: str, decoder: json.JSONDecoder = _STRICT) -> FoundJson | None:
+    """Return a text as JSON, None when it is none."""
+    try:
+        return _found(decoder.decode(text.strip().removeprefix("\ufeff").strip()))
+    except (ValueError, RecursionError):
+        return None
 
 
-def _loaded(text: str, *, at: int | None = None, decoder: json.JSONDecoder = _STRICT) -> Iterator[FoundJson]:
-    """Yield a text as JSON, or what begins `at` a place of it, whatever follows; nothing when it is none.
+def _found(value: Any) -> FoundJson | None:
+    """Return a value with its text, None for one that no table can hold: nested without measure.
 
-    A value that no table can hold is none: one nested without measure. Lone surrogates become U+FFFD.
+    Lone surrogates become U+FFFD.
     """
     try:
-        if at is None:
-            text = text.strip().removeprefix("\ufeff").strip()
-        value, end = (decoder.decode(text), len(text)) if at is None else decoder.raw_decode(text, at)
         compact = _COMPACT.encode(value)
     except (ValueError, RecursionError):
-        return
+        return None
     if compact.count("[") + compact.count("{") > MAX_DEPTH and _is_deep(value):
-        return
+        return None
     storable = _SURROGATE.sub("\ufffd", compact)
-    yield FoundJson(value if storable == compact else json.loads(storable), storable, end)
+    return FoundJson(value if storable == compact else json.loads(storable), storable)
 
 
 def _is_deep(value: Any) -> bool:
@@ -146,16 +176,20 @@ def _closed(text: str, start: int) -> tuple[str, int]:
     """Return the object or list that begins at `start`, as near to JSON as can be guessed, and where it ends."""
     pieces: list[str] = []
     closers: list[str] = []
+    open_counts = {"}": 0, "]": 0}
     for match in _TOKEN.finditer(text, start):
-        token, kind = match.group(), match.lastgroup
+        token, kind = match[0], match.lastgroup
         if token in _CLOSERS:
             _add_value(pieces, token)
             closers.append(_CLOSERS[token])
+            open_counts[_CLOSERS[token]] += 1
             if len(closers) > MAX_DEPTH:
                 return "", len(text)
-        elif token in closers:
-            while _close(pieces, closers) != token:
-                pass
+        elif open_counts.get(token):
+            closer = ""
+            while closer != token:
+                closer = _close(pieces, closers)
+                open_counts[closer] -= 1
             if not closers:
                 return "".join(pieces), match.end()
         elif kind == "mark":

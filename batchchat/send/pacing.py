@@ -1,13 +1,20 @@
 """What the schedule works with: the limits it obeys, the rows it moves, and the store that it needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchchat.records import ChatRequest, Outcome, Progress
+from batchchat.records import ChatRequest, Completion, Failure, Outcome, Progress
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.structured import Turn
+from batchchat.send.transport import Reply
+
+EMPTY_TRIES = 3
+"""Attempts at most for a row to which the model answers nothing: each of them is paid for."""
+
+Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure]]
+"""What sends a request with this body, once."""
 
 
 class Store(Protocol):
@@ -24,7 +31,8 @@ class Store(Protocol):
 class Pending:
     """A request that has no outcome yet, and the attempts that counted.
 
-    `turn` is what its next request adds to its own body, `turns` how many replies were paid for and not its last.
+    `turn` is what its next request adds to its own body, `turns` how many replies were paid for and not its last, and
+    `last` the newest of these, as read and as received.
     `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
     `turned_away_before` are the run's counts of both when it last was.
     """
@@ -36,6 +44,7 @@ class Pending:
     turned_away_before: int = 0
     turn: Turn = field(default_factory=Turn)
     turns: int = 0
+    last: tuple[Completion, Reply] | None = None
 
     @property
     def requests(self) -> int:

@@ -5,6 +5,7 @@ in `answer.py`. It keeps what it is told, and invents nothing.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from batchchat.records import Completion, Failure
@@ -32,9 +33,10 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, unix_now
         return _no_answer("protocol", f"the reply is not a chat completion: {snippet(body)}", status, headers)
     if not any(isinstance(choice.get("message"), dict) for choice in choices_of(data)):
         message = f"the reply has no message: {snippet(json_text(data).encode())}"
-        return _no_answer("empty_reply", message, status, headers)
+        return replace(_no_answer("empty_reply", message, status, headers), usage=completion_of(data).usage)
     if says_nothing(data):
-        return _no_answer("empty_reply", "the model answered nothing", status, headers)
+        failure = _no_answer("empty_reply", "the model answered nothing", status, headers)
+        return replace(failure, usage=completion_of(data).usage)
     return completion_of(data)
 
 

@@ -6,18 +6,19 @@ is in flight, one chunk of the feed, and a bounded number of rows that wait to b
 """
 
 import asyncio
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from batchchat.errors import EndpointRefusedError
-from batchchat.records import Answer, ChatRequest, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Usage
+from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Usage
 from batchchat.send.backlog import Backlog
 from batchchat.send.failures import ADVICE, Verdict, is_transient, verdict
 from batchchat.send.gate import Gate
 from batchchat.send.ladder import Ladder
-from batchchat.send.pacing import Pacing, Pending, Store
+from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store
 from batchchat.send.reply import read_reply
 from batchchat.send.retry import LONGEST_WAIT_S, is_last, wait_s
 from batchchat.send.settling import Settling, Surroundings, in_thread
@@ -32,10 +33,6 @@ LONGEST_OUTAGE_S = 600.0
 LONGEST_RATE_LIMIT_S = 3_600.0
 LONE_RATE_LIMITS = 10
 """Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
-EMPTY_TRIES = 3
-"""Attempts at most for a row to which the model answers nothing: each of them is paid for."""
-
-Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure]]
 
 
 class Schedule:
@@ -55,7 +52,7 @@ class Schedule:
         self._pacing = pacing
         self._observe = observe
         self._backlog = Backlog()
-        self._ladder = Ladder(structure)
+        self._ladder = Ladder(structure, model_varies=pacing.model_varies)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
         self._is_feeding = False
@@ -221,11 +218,17 @@ class Schedule:
             self._break(error)
             return
         result: Completion | Failure = reply if isinstance(reply, Failure) else _read(reply)
-        if isinstance(result, Failure) and (result.kind == "media" or verdict(result) in (Verdict.CUT, Verdict.HOLD)):
+        if isinstance(result, Failure) and result.kind == "media":  # nothing was sent, and the file may be there again
+            self._pacing.rates.give_back(reserved)
+            self._tally.requests_sent -= 1
+            self._settle(pending, FailedRow(result, True, None, pending.requests))
+            return
+        if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
             self._pacing.rates.give_back(reserved)
         else:
-            usage = result.usage if isinstance(result, Completion) else None
+            usage = None if isinstance(result, Failure) and result.usage == Usage() else result.usage
             self._pacing.rates.settle(reserved, len(pending.request.body), usage)
+            self._tally.add_usage(result.usage)
         if isinstance(result, Failure):
             self._fail(pending, result, started_at, time.monotonic())
         else:
@@ -237,25 +240,28 @@ class Schedule:
         self._tally.passed += 1
         self._rate_gate.pass_through(started_at)
         self._pacing.concurrency.on_reply(time.monotonic())
-        self._tally.add_usage(completion.usage)
+        self._tally.has_completion = True
         judged = self._ladder.judge(completion, pending)
+        self._tally.notes = self._ladder.notes
         if isinstance(judged, Turn):
-            pending.turn = judged
+            pending.turn, pending.last = judged, (completion, reply)
             pending.turns += 1
             self._settle(pending, None)
-        elif isinstance(judged, Failure):
-            kept = replace(completion, usage=added(pending.turn.usage, completion.usage))
-            row = FailedRow(judged, False, reply.latency_s, pending.requests + 1, kept, reply.body)
-            self._settle(pending, row)
         else:
-            answer = Answer(judged, reply.body, reply.latency_s, pending.requests + 1, reply.first_token_s)
-            self._settle(pending, answer)
+            said = replace(completion, usage=added(pending.turn.usage, completion.usage))
+            self._conclude(pending, judged, said, reply, pending.requests + 1)
+
+    def _conclude(
+        self, pending: Pending, judged: Completion | Failure, said: Completion, reply: Reply, attempts: int
+    ) -> None:
+        """Settle a row by its reply: as its answer, or, where that does not fit, as a failure that keeps its words."""
+        if isinstance(judged, Failure):
+            self._settle(pending, FailedRow(judged, False, reply.latency_s, attempts, said, reply.body))
+        else:
+            self._settle(pending, Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s))
 
     def _fail(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
-        if failure.kind == "media":  # nothing was sent
-            self._tally.requests_sent -= 1
-            self._give_up(pending, failure, None)
-            return
+        pending.turn = replace(pending.turn, usage=added(pending.turn.usage, failure.usage))
         if failure.is_outcome_unknown:
             self._tally.possibly_billed += 1
         decided = verdict(failure)
@@ -274,10 +280,22 @@ class Schedule:
             self._wait_for_endpoint(pending, failure, started_at, now)
         elif turn := self._ladder.fallback(failure, pending):
             pending.turn = turn
-            self._tally.notes = tuple(filter(None, [self._ladder.note]))
             self._backlog.try_again(pending, now)
+        elif decided is Verdict.ROW and (judged := self._ladder.resume(pending, failure)):
+            self._resume(pending, judged, now)
         else:
             self._charge(pending, failure, now - started_at, is_final=decided is Verdict.ROW)
+
+    def _resume(self, pending: Pending, judged: Completion | Turn | Failure, now: float) -> None:
+        """Go on from the row's last reply, as the turn after it was refused."""
+        assert pending.last is not None
+        completion, reply = pending.last
+        pending.attempts += 1
+        if isinstance(judged, Turn):
+            pending.turn = judged
+            self._backlog.try_again(pending, now)
+        else:
+            self._conclude(pending, judged, replace(completion, usage=pending.turn.usage), reply, pending.requests)
 
     def _break(self, error: Exception) -> None:
         """Stop for an error of our own side, unless the run stops anyway: a second stop would cut requests off."""
@@ -329,8 +347,7 @@ class Schedule:
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
         self._pacing.concurrency.on_reply(time.monotonic())
-        tries = self._pacing.max_attempts
-        tries = min(tries, EMPTY_TRIES) if failure.kind == "empty_reply" else tries
+        tries = min(self._pacing.max_attempts, EMPTY_TRIES if failure.kind == "empty_reply" else sys.maxsize)
         if not (is_final or is_last(pending.attempts, tries)):
             self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
@@ -339,9 +356,11 @@ class Schedule:
             self._give_up(pending, failure, latency_s)
 
     def _give_up(self, pending: Pending, failure: Failure, latency_s: float | None, *, charged: int = 0) -> None:
-        """Settle a row with its failure; what its earlier turns cost stays on record."""
-        paid = None if pending.turn.usage == Usage() else Completion(None, usage=pending.turn.usage)
-        self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, pending.requests + charged, paid))
+        """Settle a row with its failure; what its earlier replies said and cost stays on record."""
+        said, reply = (pending.last[0], pending.last[1].body) if pending.last else (Completion(None), b"")
+        paid = None if pending.turn.usage == Usage() else replace(said, usage=pending.turn.usage)
+        requests = pending.requests + charged
+        self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply))
 
     def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
         self._settling.settle(pending, outcome, self._tasks, self._store_thread)

@@ -27,7 +27,7 @@ class ReplyBody:
     """The bytes of one 2xx reply as they come: a plain body, or a stream of events that is assembled into one.
 
     `is_event_stream` is what the content type says; how the body starts counts for more. `first_token_at` is the `now`
-    of the first piece of a stream with any content, reasoning, refusal or tool call.
+    of the first piece of a stream with any content, reasoning, refusal or tool call, `last_token_at` that of the last.
     """
 
     def __init__(self, *, is_event_stream: bool) -> None:
@@ -41,6 +41,11 @@ class ReplyBody:
     def first_token_at(self) -> float | None:
         """The `now` of the first piece of an answer; None in a plain body."""
         return self._events.first_token_at if self._events else None
+
+    @property
+    def last_token_at(self) -> float | None:
+        """The `now` of the last piece of an answer so far; None in a plain body."""
+        return self._events.last_token_at if self._events else None
 
     @property
     def is_complete(self) -> bool:
@@ -88,6 +93,7 @@ class _Events:
 
     def __init__(self) -> None:
         self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
         self._assembly = Assembly()
         self._error: dict[str, Any] | None = None
         self._nonsense: bytes | None = None
@@ -185,8 +191,9 @@ class _Events:
             self._error = self._error or dict(chunk)
         elif is_error:
             self._error = self._error or {"error": dict(chunk) or {"message": "the endpoint reported an error"}}
-        elif self._assembly.add(chunk) and self.first_token_at is None:
-            self.first_token_at = self._now
+        elif self._assembly.add(chunk):
+            self.last_token_at = self._now
+            self.first_token_at = self._now if self.first_token_at is None else self.first_token_at
 
 
 def _values(data: list[bytes], lines: list[bytes]) -> list[Any]:

@@ -5,22 +5,25 @@ completion with its JSON in `parsed`, the turn to take next, or a failure. It as
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NoReturn
 
 import jsonschema_rs
 import orjson
 
 from batchchat.records import Completion, Failure, Usage
-from batchchat.send.mending import FoundJson, mended, whole
+from batchchat.send.answer import CUT_REASONS
+from batchchat.send.mending import FoundJson, Reading, read
 
 MAX_TOLD_ERRORS = 5
 MAX_ERROR = 300
 MAX_CORRECTION = 1_000
 MAX_FAILURE = 2_000
 """Characters of one error, of all that the model is told, and of what a row's failure says."""
+MAX_WHOLLY_CHECKED = 10_000
+"""Characters of the largest value of which more errors than the first are looked for: there may be one for each."""
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 _COUNTS = tuple(one.name for one in fields(Usage))
@@ -66,47 +69,63 @@ class Structure:
         A refusal is an answer, and so are tool calls whose text does not fit. A text that was cut at the token limit is
         asked for again with more, once; then what can be mended is, and what cannot is corrected by the model, once.
         """
-        usage = added(turn.usage, completion.usage)
-        text = (completion.content or "").encode("utf-8", "replace").decode()
-        parsed = None if completion.refusal else self._fitting(whole(text))
-        if parsed is not None or completion.refusal or completion.tool_calls:
-            return replace(completion, parsed=parsed, usage=usage)
-        more = _more_tokens(body) if completion.finish_reason == "length" and turn.max_tokens is None else None
-        if more is not None:
-            return replace(turn, max_tokens=more, usage=usage)
-        parsed = self._fitting(mended(text))
-        if parsed is not None:
-            return replace(completion, parsed=parsed, usage=usage)
-        errors = self._errors(text)
-        if turn.said or completion.finish_reason == "content_filter":
-            return Failure("schema", _cut(f"the answer does not fit the schema: {errors}", MAX_FAILURE), status=200)
-        return replace(turn, said=_correction(text, errors), usage=usage)
+        return self._judged(completion, body, turn, added(turn.usage, completion.usage))
+
+    def resume(self, completion: Completion, body: bytes, turn: Turn) -> Completion | Turn | Failure:
+        """Return what follows when the endpoint refuses a `turn` to which `completion` led: what can be had without it.
+
+        Where more tokens are refused, the cut text is mended or corrected; a correction that is refused ends the row.
+        `turn.usage` has the completion's in it already.
+        """
+        return self._judged(completion, body, replace(turn, max_tokens=0), turn.usage)
 
     def fallback(self, failure: Failure, turn: Turn) -> Turn | None:
         """Return another way to ask, when an endpoint refuses the response format; None when it refuses another thing.
 
-        An endpoint that refuses a request with more tokens is asked with the body's own limit again.
+        What it refuses of a turn beside the format, `resume` deals with.
         """
-        if turn.max_tokens and failure.kind in ("bad_request", "context_length"):
-            return replace(turn, max_tokens=0)
         is_refusal = failure.kind == "bad_request" or (failure.kind == "server" and failure.status == 501)
-        if not is_refusal or failure.status not in (400, 404, 422, 501) or turn.mode >= 2:
+        if not is_refusal or failure.status not in (400, 422, 501) or turn.mode >= 2:
             return None
         words = f"{failure.code or ''} {failure.param or ''} {failure.message[:_WORDS_READ]}"
         return replace(turn, mode=turn.mode + 1) if _FORMAT_WORDS.search(words) else None
 
-    def _fitting(self, found: Iterator[FoundJson]) -> str | None:
+    def _judged(self, completion: Completion, body: bytes, turn: Turn, usage: Usage) -> Completion | Turn | Failure:
+        text = (completion.content or "").encode("utf-8", "replace").decode()
+        reading = Reading([], []) if completion.refusal else read(text)
+        parsed = self._fitting(reading.whole)
+        if parsed is not None or completion.refusal or completion.tool_calls:
+            return replace(completion, parsed=parsed, usage=usage)
+        is_cut = completion.finish_reason in CUT_REASONS and turn.max_tokens is None
+        more = _more_tokens(body) if is_cut else None
+        if more is not None:
+            return replace(turn, max_tokens=more, usage=usage)
+        parsed = self._fitting(reading.mended)
+        if parsed is not None:
+            return replace(completion, parsed=parsed, usage=usage)
+        errors = self._errors(text, [*reading.whole, *reading.mended])
+        if turn.said or completion.finish_reason == "content_filter":
+            return Failure("schema", _cut(f"the answer does not fit the schema: {errors}", MAX_FAILURE), status=200)
+        return replace(turn, said=_correction(text, errors), usage=usage)
+
+    def _fitting(self, found: Iterable[FoundJson]) -> str | None:
         """Return the first JSON that fits the schema, as compact text."""
         return next((one.text for one in found if self._validator.is_valid(one.value)), None)
 
-    def _errors(self, text: str) -> str:
+    def _errors(self, text: str, found: Sequence[FoundJson]) -> str:
         """Return what is wrong with a text, in words that a model can act on."""
         if not text.strip():
             return "the answer is empty"
-        found = next(chain(whole(text), mended(text)), None)
-        if found is None:
+        if not found:
             return "the answer is not JSON"
-        return "; ".join(map(_told, islice(self._validator.iter_errors(found.value), MAX_TOLD_ERRORS)))
+        likeliest = next((one for one in found if isinstance(one.value, dict)), found[0])
+        if len(likeliest.text) <= MAX_WHOLLY_CHECKED:
+            return "; ".join(map(_told, islice(self._validator.iter_errors(likeliest.value), MAX_TOLD_ERRORS)))
+        try:
+            self._validator.validate(likeliest.value)
+        except jsonschema_rs.ValidationError as error:
+            return _told(error)
+        return ""
 
 
 def added(first: Usage, second: Usage) -> Usage:
@@ -159,7 +178,7 @@ def _more_tokens(body: bytes) -> int | None:
     """Return a larger limit of tokens than a body has; None when it has none."""
     data = orjson.loads(body)
     limit = max((data[name] for name in _LIMITS & data.keys() if isinstance(data[name], int)), default=0)
-    return max(4 * limit, limit + 256) if limit > 0 else None
+    return max(4 * limit, limit + 256) if 0 < limit < 2**31 else None
 
 
 def _correction(text: str, errors: str) -> tuple[Mapping[str, Any], ...]:

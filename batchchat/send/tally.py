@@ -44,8 +44,7 @@ class Tally:
             self.rows_failed += row_count
 
     def add_usage(self, usage: Usage) -> None:
-        """Count a completion and the tokens that it reports."""
-        self.has_completion = True
+        """Count the tokens that a reply reports."""
         self.prompt_tokens += usage.prompt_tokens or 0
         self.completion_tokens += usage.completion_tokens or 0
 

@@ -6,11 +6,12 @@ brought none. It does not know what the bytes mean, and it tries once.
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -24,9 +25,9 @@ KEEPALIVE_EXPIRY_S = 4.0
 """Idle seconds after which a connection is not used again: below the 5 s after which common servers close theirs."""
 
 LARGEST_REPLY_BYTES = 64 * 2**20
-LARGEST_STREAM_BYTES = 16 * LARGEST_REPLY_BYTES
+LARGEST_STREAM_BYTES = 4 * LARGEST_REPLY_BYTES
 """Bytes of a stream, which wraps every word of a reply in some 200 of its own."""
-LINGER_S = 5.0
+LINGER_S = 3.0
 """Seconds in which a stream whose reply is whole may still send its usage and `[DONE]`; some never do."""
 LAST_LINGER_S = 0.25
 """Seconds after `[DONE]` in which the connection may come to its end, and so be used again."""
@@ -35,7 +36,7 @@ SLICE_BYTES = 256 * 2**10
 SHORTEST_SECRET = 8
 """Characters below which a key is a placeholder such as `x`, and taking it out would only spoil replies."""
 
-_REDACTED = "[redacted]"
+_REDACTED = b"[redacted]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ class Transport:
             message = f"endpoint.base_url {base_url!r} is not a URL: {error}"
             raise UsageError(message) from error
         self._transport = transport or _new_pool(self.url)
-        self._api_key = api_key
+        self._secret = _pattern_of(api_key) if api_key and len(api_key) >= SHORTEST_SECRET else None
         self._timeout_s = timeout_s
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
         if api_key is not None:
@@ -138,10 +139,13 @@ class Transport:
         connect_s = min(CONNECT_TIMEOUT_S, timeout_s / 2)  # below the whole: what never connected was never billed
         self._extensions = {"timeout": {"connect": connect_s, "read": timeout_s, "write": timeout_s, "pool": timeout_s}}
 
-    async def send(self, body: bytes) -> Reply | Failure:
-        """Send one request and read the whole reply within `timeout_s`; a fault of the way comes back as a Failure."""
+    async def send(self, body: bytes, *, choice_count: int = 1) -> Reply | Failure:
+        """Send one request and read the whole reply within `timeout_s`; a fault of the way comes back as a Failure.
+
+        `choice_count` is how many choices it asks for: a stream may bring one after the other.
+        """
         started = time.monotonic()
-        received = _Received()
+        received = _Received(may_linger=choice_count == 1)
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 await self._exchange(body, received, deadline)
@@ -154,7 +158,7 @@ class Transport:
         content = received.body.whole()
         if isinstance(content, Failure):
             if received.status < 300:
-                return content
+                return replace(content, message=self._redacted(content.message.encode()).decode())
             content = b""  # an error that came as a broken stream: its status still says what it is
         shown = {name: self._redacted(value.encode()).decode() for name, value in received.headers.items()}
         first_token_at = received.body.first_token_at
@@ -195,9 +199,13 @@ class Transport:
 
     def _redacted(self, content: bytes) -> bytes:
         """Take the key out of what the endpoint sent: some echo it in their errors, and replies are stored."""
-        if self._api_key is None or len(self._api_key) < SHORTEST_SECRET or self._api_key.encode() not in content:
-            return content
-        return content.replace(self._api_key.encode(), _REDACTED.encode())
+        return content if self._secret is None else self._secret.sub(_REDACTED, content)
+
+
+def _pattern_of(secret: str) -> re.Pattern[bytes]:
+    """Return what matches a secret in JSON or plain text: as it stands, or with any of its characters escaped."""
+    spelled = (rb"(?:%s|\\u00%02x%s)" % (re.escape(c.encode()), ord(c), rb"|\\/" if c == "/" else b"") for c in secret)
+    return re.compile(b"".join(spelled), re.IGNORECASE)
 
 
 def _new_pool(url: httpx.URL) -> ConnectionPool:
@@ -248,13 +256,17 @@ class _Sliced(httpx.AsyncByteStream):
 
 
 class _Received:
-    """What has come of a reply so far, so that a connection that breaks after the last word loses nothing."""
+    """What has come of a reply so far, so that a connection that breaks after the last word loses nothing.
 
-    def __init__(self) -> None:
+    With `may_linger`, a stream that has said why it ended, and says nothing more, is soon taken to be whole.
+    """
+
+    def __init__(self, *, may_linger: bool) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.body = ReplyBody(is_event_stream=False)
         self.whole_at: float | None = None
+        self._may_linger = may_linger
 
     @property
     def is_complete(self) -> bool:
@@ -267,19 +279,28 @@ class _Received:
         is_event_stream = "event-stream" in response.headers.get("content-type", "")
         self.body = ReplyBody(is_event_stream=is_event_stream)
         size_bytes, largest = 0, LARGEST_STREAM_BYTES if is_event_stream else LARGEST_REPLY_BYTES
+        latest = deadline.when()
         async for part in response.aiter_bytes():
             size_bytes += len(part)
             if size_bytes > largest:
                 message = f"the reply is larger than {largest >> 20} MB"
                 raise httpx.DecodingError(message)
-            now = time.monotonic()
-            wants_more = self.body.feed(part, now)
-            if self.is_complete and self.whole_at is None:
-                self.whole_at = now
+            self._take(part, deadline, latest)
+
+    def _take(self, part: bytes, deadline: asyncio.Timeout, latest: float | None) -> None:
+        now, last_token_at = time.monotonic(), self.body.last_token_at
+        if not self.body.feed(part, now):
+            self.whole_at = now
+            _hasten(deadline, LAST_LINGER_S)
+        elif self.whole_at is not None and self.body.last_token_at != last_token_at:
+            # It went on after a finish_reason: some put one on every chunk, others send their choices in turn.
+            self._may_linger = False
+            self.whole_at = now if self.is_complete else None
+            deadline.reschedule(latest)
+        elif self.is_complete and self.whole_at is None:
+            self.whole_at = now
+            if self._may_linger:
                 _hasten(deadline, LINGER_S)
-            if not wants_more:
-                self.whole_at = now
-                _hasten(deadline, LAST_LINGER_S)
 
 
 def _hasten(deadline: asyncio.Timeout, seconds: float) -> None:

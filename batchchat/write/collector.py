@@ -10,19 +10,19 @@ import polars as pl
 
 from batchchat.records import Batch
 from batchchat.write.columns import OutputPlan, empty_output
-from batchchat.write.format import joined
+from batchchat.write.format import Joiner, joined
 
 
 class Collector:
     """Takes the output's rows, and gives them back as one frame."""
 
     def __init__(self, plan: OutputPlan, schema: pl.Schema) -> None:
-        self._plan = plan
+        self._joiner = Joiner(plan)
         self._frames = [empty_output(plan, schema)]
 
     def write(self, batch: Batch, answers: pl.DataFrame) -> None:
         """Take a batch and its new columns."""
-        self._frames.append(joined(batch, answers, self._plan))
+        self._frames.append(self._joiner.join(batch, answers))
 
     def frame(self) -> pl.DataFrame:
         """Return everything taken, in order."""

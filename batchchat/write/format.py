@@ -6,6 +6,7 @@ same rows. It does not know paths, how the file gets into its place, or what the
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -27,6 +28,8 @@ from batchchat.write.columns import OutputPlan
 # rows are so large that this many would not fit in memory is it cut earlier, where a batch ends.
 ROW_GROUP_ROWS = 65_536
 ROW_GROUP_BYTES = 8 * 2**20
+# A frame takes some 15 KB besides its values, which is much where few rows come at a time.
+_MOST_FRAMES = 256
 
 
 class Writer(Protocol):
@@ -45,6 +48,38 @@ class Writer(Protocol):
 def joined(batch: Batch, answers: pl.DataFrame, plan: OutputPlan) -> pl.DataFrame:
     """Return the rows of the output for a batch as one frame: kept input columns, then the new ones."""
     return pl.DataFrame([*_columns(batch.frame, plan), *answers.get_columns()])
+
+
+class Joiner:
+    """Rows of the output, to be held after their batch is gone: they take no more memory than they show.
+
+    A column shares the memory of all that was read with it, in polars also after a filter. That is no loss where all of
+    it is in the output; once a column is not, or a row was left out, the columns are copied.
+    """
+
+    def __init__(self, plan: OutputPlan) -> None:
+        self._plan = plan
+        self._row_count = 0
+
+    def join(self, batch: Batch, answers: pl.DataFrame) -> pl.DataFrame:
+        """Return the next batch's rows as `joined` does."""
+        kept = pl.DataFrame(_columns(batch.frame, self._plan))
+        self._row_count += answers.height
+        is_whole = kept.width == batch.frame.width and not self._has_gaps(batch)
+        return pl.DataFrame([*(kept if is_whole else _copied(kept)), *answers])
+
+    def _has_gaps(self, batch: Batch) -> bool:
+        return bool(batch.rows) and batch.rows[-1].number != self._row_count
+
+
+def _copied(frame: pl.DataFrame) -> pl.DataFrame:
+    if pl.Object in frame.dtypes:
+        return frame  # of Python's own memory, and no format has them
+    # Neither `rechunk` nor `gather` nor `concat` copies text and binary values: they stay where they are.
+    stream = io.BytesIO()
+    frame.write_ipc_stream(stream, compression="uncompressed")
+    stream.seek(0)
+    return pl.read_ipc_stream(stream)
 
 
 def _columns(frame: pl.DataFrame, plan: OutputPlan) -> list[pl.Series]:
@@ -129,19 +164,21 @@ class _ParquetWriter:
     """Parquet, row group by row group."""
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
-        self._plan = plan
+        self._joiner = Joiner(plan)
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
         self._pending_bytes: float = 0
         self._parquet = pq.ParquetWriter(file, _arrow(empty).schema, compression="zstd")
 
     def write(self, batch: Batch, answers: pl.DataFrame) -> None:
-        rows = joined(batch, answers, self._plan)
+        rows = self._joiner.join(batch, answers)
         self._pending.append(rows)
         self._pending_rows += rows.height
         self._pending_bytes += rows.estimated_size()
         if self._pending_rows >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
             self._write_row_groups()
+        elif len(self._pending) >= _MOST_FRAMES:
+            self._pending = [pl.concat(self._pending, rechunk=True)]
 
     def _write_row_groups(self) -> None:
         """Write the full row groups that are pending, and the rest too where it is large."""
@@ -171,7 +208,10 @@ class _ParquetWriter:
 
 
 class _HeldParquetWriter:
-    """Parquet with dtypes that only polars can write, and only at once: every row is held until the end."""
+    """Parquet with dtypes that only polars can write, and only at once: every row is held until the end.
+
+    Only a frame that the caller holds anyway has such dtypes.
+    """
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
         self._file = file
