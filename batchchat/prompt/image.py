@@ -1,10 +1,12 @@
 """Image files made smaller, by Pillow, which is an extra.
 
 What passes in is a whole image file, what comes out a file of the same format with fewer pixels. It does not know
-rows, paths or requests, and keeps no state: it runs in several threads at once.
+rows, paths or requests; it runs in several threads at once.
 """
 
 import io
+import threading
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,9 @@ _FORMATS = MappingProxyType(
         "image/jp2": "JPEG2000",
     }
 )
+LARGE_PIXELS = 4_000_000
+"""Pixels above which images are decoded one at a time: a file of some KB may take hundreds of MB while it is."""
+one_at_a_time = threading.Lock()
 _LEFT_ALONE = frozenset({"image/svg+xml", "image/x-icon"})
 _LOSSY = frozenset({"JPEG", "WEBP", "AVIF"})
 _QUALITY = 90
@@ -77,7 +82,8 @@ def shrunk(content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
             if max(image.size) <= max_side or _has_frames(image):
                 return content
             _refuse_bomb(image, shown)
-            return _encoded(_small(image, max_side), format_name)
+            with one_at_a_time if image.width * image.height > LARGE_PIXELS else nullcontext():
+                return _encoded(_small(image, max_side), format_name)
     except MediaError:
         raise
     except DecompressionBombError as error:  # of the one decoder that makes room for the pixels on opening
