@@ -59,14 +59,17 @@ def schedule_of(
     *,
     concurrency: int = 1,
     in_flight_bytes: int = 2**63,
+    max_attempts: int = 6,
     observe: Callable[[Progress], None] = lambda _: None,
 ) -> Schedule:
     """Return a schedule over one chunk, of answers that must fit the schema."""
-    pacing = Pacing(RateLimits(None, None), Concurrency(concurrency, 0.0), 6, HANG_S, in_flight_bytes)
+    pacing = Pacing(RateLimits(None, None), Concurrency(concurrency, 0.0), max_attempts, HANG_S, in_flight_bytes)
     return Schedule(iter([chunk]), store, send, pacing, observe, Structure(SCHEMA))
 
 
-def asked(chunk: Chunk, replies: Sequence[Reply | Failure]) -> tuple[list[dict[str, Any]], MemoryStore, Progress]:
+def asked(
+    chunk: Chunk, replies: Sequence[Reply | Failure], *, max_attempts: int = 6
+) -> tuple[list[dict[str, Any]], MemoryStore, Progress]:
     """Run one row after the other against replies in their order; return the bodies that were sent, and the store."""
     bodies: list[dict[str, Any]] = []
     left = list(replies)
@@ -76,7 +79,7 @@ def asked(chunk: Chunk, replies: Sequence[Reply | Failure]) -> tuple[list[dict[s
         return left.pop(0)
 
     store = MemoryStore()
-    progress = asyncio.run(asyncio.wait_for(schedule_of(chunk, store, send).run(), HANG_S))
+    progress = asyncio.run(asyncio.wait_for(schedule_of(chunk, store, send, max_attempts=max_attempts).run(), HANG_S))
     assert not left
     return bodies, store, progress
 
@@ -162,10 +165,10 @@ def test_refused_larger_limit_mends_what_is_there() -> None:
 def test_server_error_between_turns_says_what_it_cost() -> None:
     """A row that is given up for now has the words and the tokens of its first turn on record."""
     busy = refusal(500, "busy", retry_after_ms="0")
-    _, store, _ = asked(requests(1), [said(MISFIT), *[busy] * 6])
+    _, store, _ = asked(requests(1), [said(MISFIT), busy, busy], max_attempts=2)
     row = only(store)
     assert isinstance(row, FailedRow)
-    assert (row.failure.kind, row.is_transient, row.attempts) == ("server", True, 7)
+    assert (row.failure.kind, row.is_transient, row.attempts) == ("server", True, 3)
     assert row.completion == Completion(MISFIT, finish_reason="stop", usage=Usage(7, 3, 10))
     assert row.reply == said(MISFIT).body
 
