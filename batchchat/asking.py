@@ -108,7 +108,7 @@ class Asking:
             limits.max_attempts,
             limits.grace_s,
             int(limits.in_flight_bytes),
-            model_varies="{{" in self._job.request.model or "{%" in self._job.request.model,
+            model_varies=self._job.request.model_varies,
         )
         store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
         schedule = Schedule(feed, store, send, pacing, observe, self._structure)

@@ -202,7 +202,7 @@ class Endpoint(Section):
 def _has_template(value: Any) -> bool:
     """Whether a string in `value`, at any depth, is a template."""
     if isinstance(value, str):
-        return "{{" in value or "{%" in value
+        return any(mark in value for mark in ("{{", "{%", "{#"))
     if isinstance(value, dict):
         return any(_has_template(item) for pair in value.items() for item in pair)
     return isinstance(value, list) and any(_has_template(item) for item in value)
@@ -258,8 +258,15 @@ class Request(BaseModel):
             return self.response_schema
         wanted = (self.model_extra or {}).get("response_format")
         wanted = wanted.get("json_schema") if isinstance(wanted, dict) and wanted.get("type") == "json_schema" else None
-        schema = _without_notes(wanted.get("schema")) if isinstance(wanted, dict) else None
+        schema = wanted.get("schema") if isinstance(wanted, dict) else None
+        if _has_template(schema):
+            schema = _without_notes(schema)
         return None if _has_template(schema) else schema
+
+    @property
+    def model_varies(self) -> bool:
+        """Whether the rows name the model."""
+        return _has_template(self.model)
 
     @property
     def optional_columns(self) -> frozenset[str]:

@@ -34,7 +34,7 @@ class LoadedJob:
 
     def problem(self, path: KeyPath, text: str) -> JobError:
         """Return the error of a value of the job that only shows when it is used."""
-        return JobError([problem_at(path, text, self.positions, self.label)])
+        return JobError([_problem_at(path, text, self.positions, self.label)])
 
     def locate(self, error: TemplateError) -> JobError:
         """Turn a template's error into one that names the line of the job file."""
@@ -113,7 +113,9 @@ def _checked(
     _resolve_paths(data, base)
     wrong = _resolve_schema(data, base)
     job = _validated(data, positions, label, wrong)
-    unsendable = [problem_at(("request", *path), text, positions, label) for path, text in _unsendable(data["request"])]
+    unsendable = [
+        _problem_at(("request", *path), text, positions, label) for path, text in _unsendable(data["request"])
+    ]
     if unsendable:
         raise JobError(unsendable)
     if job.checkpoint.path is None:
@@ -125,7 +127,7 @@ def _checked(
 def _validated(
     data: dict[str, Any], positions: Mapping[KeyPath, Position], label: str, wrong_schema: str | None
 ) -> Job:
-    problems = [] if wrong_schema is None else [problem_at(_SCHEMA, wrong_schema, positions, label)]
+    problems = [] if wrong_schema is None else [_problem_at(_SCHEMA, wrong_schema, positions, label)]
     try:
         job = Job.model_validate(data)
     except ValidationError as error:
@@ -149,7 +151,7 @@ def _unsendable(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]
             yield from _unsendable(item, (*path, number))
 
 
-def problem_at(path: KeyPath, text: str, positions: Mapping[KeyPath, Position], label: str) -> Problem:
+def _problem_at(path: KeyPath, text: str, positions: Mapping[KeyPath, Position], label: str) -> Problem:
     """Return a problem of a value of the job, with the line at which it stands."""
     position = position_of(path, positions)
     where = label if position is None else position.label or f"{label}:{position.line_of(1)}"

@@ -218,6 +218,15 @@ def test_response_schema_becomes_the_response_format(path: Path) -> None:
     assert "response_schema" not in body
 
 
+def test_answers_are_judged_by_the_schema_as_the_job_gives_it(path: Path) -> None:
+    """What is sent requires every property, as strict endpoints want it; an answer may leave the optional ones out."""
+    schema = "{type: object, properties: {a: {type: string}, b: {type: string}}, required: [a]}"
+    path.write_text(f"request: {{model: m, messages: x, response_schema: {schema}}}")
+    request = load_job(path).job.request
+    assert request.as_body()["response_format"]["json_schema"]["schema"]["required"] == ["a", "b"]
+    assert request.schema_of_answers["required"] == ["a"]
+
+
 def test_response_schema_beside_a_response_format_is_refused(path: Path) -> None:
     """Two wishes for the same thing are a mistake."""
     text = "request: {model: m, messages: x, response_schema: {a: string}, response_format: {type: json_object}}"
@@ -257,12 +266,15 @@ def test_yaml_problems_come_before_the_jobs(path: Path) -> None:
 
 def test_huge_number_is_a_problem(path: Path) -> None:
     """Python prints no integer of more than 4,300 digits; the message must not need it."""
-    _problems(path, f"{REQUEST}limits: {{concurrency: 0x{'f' * 5000}}}\n")
+    assert _problems(path, f"{REQUEST}limits: {{concurrency: 0x{'f' * 5000}}}\n") == [
+        "FILE:6: limits.concurrency: must be 'auto', or must be at most 4096; found a number of thousands of digits"
+    ]
 
 
 def test_unknown_home_folder_is_a_problem(path: Path) -> None:
     """`~name/` of nobody is a wrong path, not a crash."""
-    _problems(path, REQUEST + "input: {path: ~nobody-has-this-name/x.csv}\n")
+    (problem,) = _problems(path, REQUEST + "input: {path: ~nobody-has-this-name/x.csv}\n")
+    assert problem.startswith("~nobody-has-this-name/x.csv: the home folder that `~` stands for is not known")
 
 
 # variables

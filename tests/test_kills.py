@@ -20,6 +20,31 @@ def test_kill_9_loses_no_row_and_crosses_none(tmp_path: Path) -> None:
     assert figures.asked_twice <= figures.in_flight_bound <= 3 * 16
 
 
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
+def test_kill_9_in_the_middle_of_corrections_costs_what_the_runs_say(is_streamed: bool, tmp_path: Path) -> None:
+    """Every row needs two replies; what was paid for beyond them is no more than the bounds that killed runs report."""
+    rows = 200
+    write_csv(tmp_path / "rows.csv", [f"row number {number}" for number in range(rows)])
+    request = {
+        "model": "odd/wrong-json",
+        "stream": is_streamed,
+        "messages": [{"role": "user", "content": "{{ text }}"}],
+        "response_schema": {"mood": ["angry", "calm"], "number": "integer"},
+    }
+    bound = 0
+    with torture.endpoint(tmp_path, "--latency", "0.1") as base_url:
+        job = write_job(tmp_path, endpoint={"base_url": base_url}, request=request, limits={"concurrency": 16})
+        for requests in (40, 150, 260):
+            with subprocess.Popen([*BATCHCHAT, "run", str(job), "--quiet"]) as process:
+                _wait_for(lambda: len(ledger(tmp_path / "ledger.jsonl")) >= requests)  # noqa: B023
+                process.kill()
+            bound += torture.in_flight_bound(job)
+        finished = batchchat("run", job, "--json")
+    assert (finished.code, finished.summary["rows_answered"]) == (0, rows)
+    assert set(pl.read_parquet(tmp_path / "out.parquet")["attempts"]) == {2}
+    assert 0 < len(ledger(tmp_path / "ledger.jsonl")) - 2 * rows <= bound <= 3 * 2 * 16
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_keeps_what_was_in_flight_and_the_next_run_goes_on(
     number: signal.Signals, code: int, tmp_path: Path

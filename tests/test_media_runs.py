@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import threading
 from contextlib import closing
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import pytest
 from PIL import Image
 
 import batchchat
+from batchchat.jobfile import job_from_mapping
+from batchchat.pipeline import CHUNK_ROWS, chunks, prepare
+from batchchat.prompt.media import Unremembered
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import BATCHCHAT, Ended, write_job
@@ -261,3 +265,24 @@ def remembered(checkpoint: Path) -> int:
             return int(connection.execute("SELECT count(*) FROM media").fetchone()[0])
         except sqlite3.OperationalError:
             return 0
+
+
+class CountingMemory(Unremembered):
+    """A memory that counts how often it was told to keep what it has."""
+
+    def __init__(self) -> None:
+        self.flushes = 0
+
+    def flush(self) -> None:
+        """Count."""
+        self.flushes += 1
+
+
+def test_digests_are_kept_before_each_chunk_is_asked(tmp_path: Path) -> None:
+    """A run that is killed in the middle of a long table has not read the files of its first rows in vain."""
+    loaded = job_from_mapping({"request": {"model": "m", "messages": "{{ text }}"}}, tmp_path)
+    plan = prepare(loaded, pl.DataFrame({"text": ['[{"role":"user","content":"a"}]'] * (2 * CHUNK_ROWS + 1)}))
+    memory = CountingMemory()
+    media = replace(plan.prompt.media, memory=memory)
+    feed = chunks(replace(plan, prompt=replace(plan.prompt, media=media)))
+    assert [memory.flushes for _ in feed] == [1, 2, 3]

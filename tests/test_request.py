@@ -243,7 +243,7 @@ def test_binary_parameter_says_why() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), decimal.Decimal("NaN")])
 def test_number_that_json_has_not_is_a_failure(value: object) -> None:
     """A temperature of NaN is a mistake in the row and not the endpoint's default."""
-    _failure({**BODY, "p": "{{ n }}"}, x="", n=value)
+    assert "is not a number that JSON has" in _failure({**BODY, "p": "{{ n }}"}, x="", n=value)
 
 
 def test_if_without_else_is_explained() -> None:

@@ -360,7 +360,7 @@ def test_syntax_error_has_its_line(content: str, line: int, reason: str | None) 
 )
 def test_template_too_deep_for_python_is_an_error(content: str) -> None:
     """What Jinja compiles and Python does not is the template's problem as well."""
-    _error(content)
+    assert _error(content) == (1, "not a valid template: it is nested too deeply")
 
 
 END = "for the braces themselves"
