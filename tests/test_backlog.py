@@ -1,6 +1,8 @@
 """Rows without a slot, and the row that alone is turned away."""
 
-from batchchat.records import ChatRequest
+from pathlib import Path
+
+from batchchat.records import ChatRequest, Media
 from batchchat.send.backlog import HELD_BYTES, READY_LOW_WATER, WAITING_ROWS_PER_SLOT, Backlog
 from batchchat.send.pacing import Pending
 
@@ -65,3 +67,14 @@ def test_next_bytes_are_those_of_the_row_that_is_taken() -> None:
     assert backlog.next_bytes(1.0) == 10
     backlog.try_again(pending(size_bytes=500), 5.0)
     assert (backlog.next_bytes(4.0), backlog.next_bytes(5.0)) == (10, 500)
+
+
+def test_pictures_in_rows_count_as_held() -> None:
+    """A binary cell is in memory while its row waits; a file is not before it is sent."""
+    cell = Media(("messages", 0), "a", bytes(HELD_BYTES), "image/png", b"", HELD_BYTES)
+    file = Media(("messages", 0), "a", Path("a.png"), "image/png", b"", HELD_BYTES)
+    for medium, wants_more in ((cell, False), (file, True)):
+        backlog = Backlog()
+        backlog.add(Pending(ChatRequest(b"k", b"{}", "1", (medium,))))
+        assert backlog.wants_more(64) == wants_more
+        assert backlog.next_bytes(0.0) > HELD_BYTES

@@ -197,7 +197,8 @@ def test_row_without_a_medium_is_told(value: object, key: str) -> None:
     """A null or empty cell is the row's problem, not a request without the image that it is about."""
     kind = key.removesuffix("_url")
     message = f"the row has no {kind} for {key}; fill the cell, or leave such rows out with input.where"
-    for one in (part(value, key), {"type": key, key: value}, {key: value}):
+    bare: list[dict[str, Any]] = [{"type": key}, {"type": key, key: {}}, {"type": key, key: {"detail": "low"}}]
+    for one in (part(value, key), {"type": key, key: value}, {key: value}, *bare):
         with refusal(message):
             folder(None).place(messages(one))
 

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 import batchchat
-from batchchat.jobfile import job_from_mapping
-from batchchat.pipeline import CHUNK_ROWS, chunks, prepare
+from batchchat.jobfile import job_from_mapping, load_job
+from batchchat.pipeline import CHUNK_MEDIA_BYTES, CHUNK_ROWS, chunks, prepare
 from batchchat.prompt.media import Unremembered
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
@@ -254,15 +254,16 @@ def test_killed_run_remembers_what_it_read(shop: Path) -> None:
                 assert process.poll() is None
             process.kill()
     assert remembered(shop / "answers.sqlite") == 3
+    assert remembered(shop / "answers.sqlite", "answers") == 0
 
 
-def remembered(checkpoint: Path) -> int:
-    """Return how many files a checkpoint knows the content of; none before it is made."""
+def remembered(checkpoint: Path, table: str = "media") -> int:
+    """Return how many files a checkpoint knows the content of, or rows of another table; none before it is made."""
     if not checkpoint.exists():
         return 0
     with closing(sqlite3.connect(checkpoint)) as connection:
         try:
-            return int(connection.execute("SELECT count(*) FROM media").fetchone()[0])
+            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
         except sqlite3.OperationalError:
             return 0
 
@@ -286,3 +287,14 @@ def test_digests_are_kept_before_each_chunk_is_asked(tmp_path: Path) -> None:
     media = replace(plan.prompt.media, memory=memory)
     feed = chunks(replace(plan, prompt=replace(plan.prompt, media=media)))
     assert [memory.flushes for _ in feed] == [1, 2, 3]
+
+
+def test_first_requests_do_not_wait_for_all_files_to_be_read(tmp_path: Path) -> None:
+    """A chunk ends with the bytes of its files as well: a few large videos are one."""
+    for number in range(3):
+        with (tmp_path / f"{number}.mp4").open("wb") as file:
+            file.write(VIDEO)
+            file.truncate(CHUNK_MEDIA_BYTES // 2)
+    job = media_job(tmp_path, key="video_url")
+    (tmp_path / "rows.csv").write_text("file\n0.mp4\n1.mp4\n2.mp4\n")
+    assert [len(chunk.requests) for chunk in chunks(prepare(load_job(job)))] == [2, 1]
