@@ -20,7 +20,13 @@ KeyPath = tuple[str | int, ...]
 MAX_VALUES = 100_000
 """Values in a document once its aliases are unfolded; a bomb of nine nested anchors would have a billion."""
 
-_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+MAX_CHARACTERS = 8 * 2**20
+"""Characters of a document, and of its texts once its aliases are unfolded."""
+
+MAX_DEPTH = 100
+"""Lists and mappings within each other."""
+
+_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 _SECRET_NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD)(_?\d+)?$", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CORE_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
@@ -48,6 +54,27 @@ class _CoreLoader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's core types: `no`, `02:00`, `1_000` and `2026-11-22` are text, `1e3` is a number."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- PyYAML's own class attribute
+    depth = value_count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node; a document that is too deep or too large ends here, not once all of it is read."""
+        self.value_count += 1
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _TooDeepError
+        if self.value_count > MAX_VALUES:
+            raise _TooManyValuesError
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _TooDeepError(Exception):
+    """Lists and mappings are nested beyond MAX_DEPTH."""
+
+
+class _TooManyValuesError(Exception):
+    """There are more than MAX_VALUES values."""
 
 
 for _tag, _pattern, _first in (
@@ -94,19 +121,27 @@ def parse_yaml(text: str, label: str) -> tuple[Any, dict[KeyPath, Position]]:
     Raises:
         JobError: not YAML, or more than plain data; `label` names the file in the message.
     """
+    if len(text) > MAX_CHARACTERS:
+        what = f"has {len(text):,} characters, but a job file at most {MAX_CHARACTERS:,}; keep data in the input"
+        raise JobError([Problem(label, "", what)])
     try:
         return _Document(text, label).read()
     except yaml.YAMLError as error:
         raise JobError([_syntax_problem(error, text, label)]) from error
-    except RecursionError as error:
-        raise JobError([Problem(label, "", "is nested too deeply to be a job file")]) from error
+    except (RecursionError, _TooDeepError) as error:
+        raise JobError(
+            [Problem(label, "", f"is nested more than {MAX_DEPTH} levels deep; a job file is not")]
+        ) from error
+    except _TooManyValuesError as error:
+        what = f"has more than {MAX_VALUES:,} values; keep data in the input"
+        raise JobError([Problem(label, "", what)]) from error
 
 
 def parse_value(text: str, label: str) -> Any:
     """Return the value of one YAML scalar or flow collection, as `--set` takes it; text that is not YAML stays text."""
     try:
         return _Document(text, label, substitutes=False).read()[0]
-    except (yaml.YAMLError, JobError, RecursionError):
+    except (yaml.YAMLError, JobError, RecursionError, _TooDeepError, _TooManyValuesError):
         return text
 
 
@@ -162,16 +197,23 @@ class _Document:
             self.problems.append(Problem(self.label, "", text))
 
     def _refuse_bomb(self, root: yaml.Node) -> None:
-        sizes: dict[int, int] = {}
+        """Raise JobError for a document that unfolds to too many values, or to too much text."""
+        sizes: dict[int, tuple[int, int]] = {}
 
-        def size(node: yaml.Node) -> int:
+        def size(node: yaml.Node) -> tuple[int, int]:
             if id(node) not in sizes:
-                sizes[id(node)] = MAX_VALUES + 1  # what an alias to an enclosing node finds: a cycle has no size
-                sizes[id(node)] = 1 + sum(size(child) for child in _children(node))
+                sizes[id(node)] = (MAX_VALUES + 1, 0)  # what an alias to an enclosing node finds: a cycle has no size
+                inner = [size(child) for child in _children(node)]
+                text = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+                sizes[id(node)] = (1 + sum(one[0] for one in inner), text + sum(one[1] for one in inner))
             return sizes[id(node)]
 
-        if size(root) > MAX_VALUES:
+        values, characters = size(root)
+        if values > MAX_VALUES:
             text = f"its aliases unfold to more than {MAX_VALUES:,} values; write the values out instead"
+            raise JobError([Problem(self.label, "", text)])
+        if characters > MAX_CHARACTERS:
+            text = f"its aliases unfold to more than {MAX_CHARACTERS:,} characters; repeat less of its text"
             raise JobError([Problem(self.label, "", text)])
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.errors import JobError, Problem
-from batchchat.jobyaml import MAX_VALUES, Position, parse_value, parse_yaml
+from batchchat.jobyaml import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, Position, parse_value, parse_yaml
 
 UNFOLDS = "j.yaml: its aliases unfold to more than 100,000 values; write the values out instead"
-TOO_DEEP = "j.yaml: is nested too deeply to be a job file"
+TOO_DEEP = "j.yaml: is nested more than 100 levels deep; a job file is not"
 TEXT_KEY = 'a key must be text; a template must stand in quotes: "{{ column }}"'
 
 
@@ -148,9 +148,40 @@ def test_merge_bomb_is_refused() -> None:
 
 
 def test_largest_document_is_read() -> None:
-    """The bound counts values: the mapping, its key and the list are three of them."""
-    assert len(_value(f"a: [{'x, ' * (MAX_VALUES - 3)}]")["a"]) == MAX_VALUES - 3
-    assert _error(f"a: [{'x, ' * (MAX_VALUES - 2)}]") == UNFOLDS
+    """The bound counts values, each alias as what it stands for: one of 332 texts is 333 values."""
+    repeated = f"&x [{'x, ' * 332}], {'*x, ' * 299}"
+    alone = MAX_VALUES - 3 - 300 * 333  # the mapping, its key and the list are values too
+    found = _value(f"a: [{repeated}{'x, ' * alone}]")["a"]
+    assert (len(found), len(found[299])) == (300 + alone, 332)
+    assert _error(f"a: [{repeated}{'x, ' * (alone + 1)}]") == UNFOLDS
+
+
+def test_text_bomb_is_refused() -> None:
+    """Few values of much text unfold as well: 1,000 aliases of 10,000 characters."""
+    assert _error(f"a: &x {'x' * 10_000}\nb: [{'*x, ' * 1_000}]") == (
+        f"j.yaml: its aliases unfold to more than {MAX_CHARACTERS:,} characters; repeat less of its text"
+    )
+
+
+def test_huge_document_is_refused_unread() -> None:
+    """A data file named by mistake is not parsed for minutes."""
+    text = "a: 1\n" + "#" * MAX_CHARACTERS
+    assert _error(text) == (
+        f"j.yaml: has {len(text):,} characters, but a job file at most {MAX_CHARACTERS:,}; keep data in the input"
+    )
+
+
+def test_deepest_document_is_read() -> None:
+    """A hundred levels are read: the mapping, and 98 lists around a text."""
+    lists = MAX_DEPTH - 2
+    assert json.dumps(_value("a: " + "[" * lists + "x" + "]" * lists)["a"]).count("[") == lists
+    assert _error("a: " + "[" * (lists + 1) + "x" + "]" * (lists + 1)) == TOO_DEEP
+
+
+def test_variables_without_an_end_take_no_time() -> None:
+    """Text that looks like the beginning of a hundred thousand variables is text."""
+    text = "${A:-" * 100_000
+    assert _value(f"a: '{text}'") == {"a": text}
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "a: " + "[" * 2000 + "]" * 2000, "- " * 3000 + "x", "{" * 3000])

@@ -216,7 +216,13 @@ def test_key_needs_only_the_columns_that_are_read() -> None:
         ("n / 0", "ZeroDivisionError: division by zero"),
         ("n + s", "TypeError: unsupported operand type(s) for +: 'int' and 'str'"),
         ("s.nope", "UndefinedError: 'str object' has no attribute 'nope'"),
-        ("s.__class__", "SecurityError: access to attribute '__class__' of 'str' object is unsafe."),
+        (
+            "s.__class__",
+            (
+                "SecurityError: `__class__` of a value of type str is not available in a template; use a filter, or"
+                " prepare a column before the run"
+            ),
+        ),
         ("b", "a binary value of 1 bytes is not UTF-8 text, so it cannot stand in a prompt"),
         ("u", "TypeError: str is not valid UTF-8: surrogates not allowed"),
     ],
@@ -271,7 +277,7 @@ def test_any_value_is_a_request_or_a_failure(value: object) -> None:
 def test_signal_in_the_middle_of_a_template_is_no_row_failure() -> None:
     """A signal's exception goes through: the run must stop, not blame the row."""
 
-    class Interrupting:
+    class Interrupting(float):
         def __str__(self) -> str:
             raise StopSignal(15)
 

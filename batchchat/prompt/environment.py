@@ -1,25 +1,72 @@
-"""The Jinja environment in which a job's templates run: sandboxed, strict, deterministic.
+"""The Jinja environment in which a job's templates run: sandboxed, strict, deterministic, bounded.
 
 Row values are data and are never compiled. It does not know the job file, requests or rows.
 """
 
-import datetime
-import decimal
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
-import orjson
-from jinja2 import StrictUndefined, Undefined
+from jinja2 import StrictUndefined, Undefined, nodes, pass_environment
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Cycler, Namespace
 
-_TEXT_TYPES = (datetime.date, datetime.time)
-_PLAIN_TYPES = (int, float, decimal.Decimal, datetime.timedelta)
-_CLOCKS = frozenset({"now", "utcnow", "today"})
+from batchchat.prompt.bounds import LimitError, Meter, refuse_huge
+from batchchat.prompt.counting import CountingTransformer
+from batchchat.prompt.filters import filters, tests
+from batchchat.prompt.methods import MeteredFormatter, call_method, is_listed, refuse_wide
+from batchchat.prompt.plain import as_text, json_value, to_json
+
+__all__ = ["LimitError", "RowEnvironment", "as_text", "json_value", "row_environment", "to_json"]
+
+MAX_RANGE = 100_000
+"""Numbers in a `range`."""
+
+_STEPS_OF_A_MACRO = 9  # it takes some ten times as long as a round of a loop
+_RECURSIVE = (Macro, BlockReference, LoopContext)
+_JINJA_METHODS = {LoopContext: ("changed", "cycle"), Cycler: ("next", "reset")}
 
 
 class RowEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox, in which a struct's field wins over a mapping's method of the same name."""
+    """Jinja's immutable sandbox, with every operation counted by `meter`, and a short list of methods.
+
+    A struct's field wins over a mapping's method of the same name. Nothing is folded when a template is compiled:
+    what it makes is made for a row, and within that row's bounds.
+    """
+
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        super().__init__(undefined=StrictUndefined, finalize=_finalized, keep_trailing_newline=True, optimized=False)
+        self.filters.clear()
+        self.filters.update(filters(self.meter))
+        self.tests.clear()
+        self.tests.update(tests(self.meter))
+        # Compiled templates take `concat` from the environment.
+        self.__dict__["concat"] = self.meter.joined
+        del self.globals["lipsum"]
+        self.globals["range"] = _bounded_range
+
+    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
+        counting: nodes.Template = CountingTransformer().visit(source)
+        counting.set_environment(self)
+        return super()._generate(counting, *args, **kwargs)
+
+    def text(self, value: Any) -> Any:
+        """Return `as_text(value)`, what it holds counted before.
+
+        Raises:
+            LimitError: it holds too much.
+            ValueError: as `as_text`.
+        """
+        if type(value) is str:
+            return value
+        if isinstance(value, (list, tuple, dict)):
+            self.meter.require_characters(self.meter.weigh(value))
+        return as_text(value)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """Return `obj.attribute`; for a struct that has such a field, the field: `meta.items` is data, not a method."""
@@ -27,84 +74,134 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
             return obj[attribute]
         return super().getattr(obj, attribute)
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return `obj[argument]`."""
+        if isinstance(argument, tuple):
+            self.meter.weigh(argument)  # it is hashed as deep as it goes
+        return super().getitem(obj, argument)
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Refuse what Jinja's sandbox does, and the clock: `{{ day.today() }}` would be another request each day."""
-        is_clock = attr in _CLOCKS and isinstance(obj, datetime.date)
-        return not is_clock and super().is_safe_attribute(obj, attr, value)
+        """Refuse what Jinja's sandbox does, and every method that is not listed: `day.today()` reads a clock."""
+        if not super().is_safe_attribute(obj, attr, value):
+            return False
+        if not callable(value) or isinstance(obj, (Namespace, Undefined)) or isinstance(value, _RECURSIVE):
+            return True
+        return attr in _JINJA_METHODS.get(type(obj), ()) or is_listed(obj, attr)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        """Return what says, once it is used, that a template cannot have this attribute."""
+        message = (
+            f"`{attribute}` of a value of type {type(obj).__name__} is not available in a template; use a filter, or"
+            " prepare a column before the run"
+        )
+        return self.undefined(message, name=attribute, obj=obj, exc=SecurityError)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Return the counted `str.format` or `str.format_map` for Python's own, None for anything else."""
+        is_method = isinstance(value, (BuiltinMethodType, MethodType))
+        if not is_method or value.__name__ not in ("format", "format_map") or not isinstance(value.__self__, str):
+            return None
+        text, formatter = value.__self__, MeteredFormatter(self, self.meter)
+        if value.__name__ == "format_map":
+            return lambda names, /: formatter.vformat(text, (), names)
+        return lambda *args, **kwargs: formatter.vformat(text, args, kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Return `left operator right`.
+
+        Raises:
+            LimitError: it would be too long, or too large a number.
+        """
+        self.meter.take_steps(1)
+        _CHECKS[operator](self.meter, left, right)
+        return self.meter.made(super().call_binop(context, operator, left, right))
+
+    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Return `called(*args, **kwargs)`.
+
+        Raises:
+            LimitError: it does too much, or calls itself too deep.
+            SecurityError: it must not be called.
+        """
+        self.meter.take_steps(1)
+        if isinstance(called, _RECURSIVE):
+            return self._call_deeper(context, called, *args, **kwargs)
+        if isinstance(called, BuiltinMethodType) and is_listed(called.__self__, called.__name__):
+            kwargs = {name: value for name, value in kwargs.items() if name not in _OF_JINJA}
+            return self.meter.made(call_method(self.meter, called, args, kwargs))
+        for value in (*args, *(value for name, value in kwargs.items() if name not in _OF_JINJA)):
+            self.meter.weigh(value)
+        return self.meter.made(super().call(context, called, *args, **kwargs))
+
+    def _call_deeper(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(called, LoopContext):
+            args = tuple(map(self.meter.counted, args))
+        self.meter.take_steps(_STEPS_OF_A_MACRO)
+        self.meter.enter()
+        try:
+            return super().call(context, called, *args, **kwargs)
+        finally:
+            self.meter.level -= 1
 
 
-def as_text(value: Any) -> Any:
-    """Return what a value looks like inside text: null as nothing, what JSON has as JSON, dates as ISO 8601.
-
-    Raises:
-        ValueError: a binary value that is not UTF-8 text; or no value at all but a function, a generator or the like,
-            whose text would be its address in memory and so another request each time.
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (str, Undefined, *_PLAIN_TYPES)):
-        return value  # an Undefined says by itself what is missing, when Jinja makes text of it
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return _decoded(value)
-    if isinstance(value, (list, tuple, dict)):
-        return to_json(value)
-    if isinstance(value, _TEXT_TYPES):
-        return value.isoformat()
-    message = f"a {type(value).__name__} is not a value; call it, or end the expression with `| list` or `| join`"
-    raise ValueError(message)
+_OF_JINJA = ("_block_vars", "_loop_vars")
+"""Arguments that compiled templates add to every call."""
 
 
-def _decoded(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        message = f"a binary value of {len(value)} bytes is not UTF-8 text, so it cannot stand in a prompt"
-        raise ValueError(message) from error
+@pass_environment  # which also keeps Jinja from applying it when it compiles
+def _finalized(environment: RowEnvironment, value: Any) -> Any:
+    return environment.text(value)
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Return JSON as a model should read it: no HTML escapes, no ASCII escapes; dates as ISO 8601."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_default)
+def _bounded_range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    if len(numbers[: MAX_RANGE + 1]) > MAX_RANGE:
+        message = f"range: {bounds} has more than {MAX_RANGE:,} numbers; loop over less"
+        raise LimitError(message)
+    return numbers
 
 
-def _json_default(value: Any) -> Any:
-    if isinstance(value, decimal.Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    return as_text(value)
+def _check_sum(meter: Meter, left: Any, right: Any) -> None:
+    if isinstance(left, (str, bytes)) and isinstance(right, (str, bytes)):
+        meter.require_characters(len(left) + len(right))
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        meter.take_steps(len(left) + len(right))
 
 
-def json_value(value: Any) -> Any:
-    """Return a value that orjson does not know as one that it does, for its `default`.
+def _check_difference(meter: Meter, left: Any, right: Any) -> None:
+    meter.weigh(left)
+    meter.weigh(right)
 
-    Raises:
-        TypeError, ValueError: nothing in JSON stands for it.
-    """
-    if isinstance(value, decimal.Decimal):
-        if not value.is_finite():
-            message = f"{value} is not a number that JSON has"
-            raise ValueError(message)
-        return orjson.Fragment(format(value, "f"))
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, float):
-        return float(value)  # a subclass, such as the number of a CSV cell
-    if isinstance(value, bytes):
-        return _decoded(value)
-    message = f"a value of type {type(value).__name__} cannot stand in a request"
-    raise TypeError(message)
+
+def _check_product(meter: Meter, left: Any, right: Any) -> None:
+    if isinstance(left, int) and isinstance(right, int):
+        refuse_huge(left.bit_length() + right.bit_length())
+    for value, times in ((left, right), (right, left)):
+        if isinstance(value, (str, bytes)) and isinstance(times, int):
+            meter.require_characters(len(value) * times)
+        if isinstance(value, (list, tuple)) and isinstance(times, int):
+            meter.take_steps(max(len(value) * times, 0))
+
+
+def _check_power(_: Meter, left: Any, right: Any) -> None:
+    if isinstance(left, int) and isinstance(right, int) and abs(left) > 1:
+        refuse_huge(left.bit_length() * right)
+
+
+def _check_remainder(meter: Meter, left: Any, right: Any) -> None:
+    if isinstance(left, (str, bytes)):
+        refuse_wide(meter, left if isinstance(left, str) else left.decode("latin-1"), right)
+
+
+_CHECKS: Mapping[str, Callable[[Meter, Any, Any], None]] = {
+    "+": _check_sum,
+    "-": _check_difference,
+    "*": _check_product,
+    "**": _check_power,
+    "%": _check_remainder,
+}
 
 
 def row_environment() -> RowEnvironment:
     """Return a new environment; nothing in it depends on the clock, on chance, on files or on the process."""
-    environment = RowEnvironment(undefined=StrictUndefined, finalize=as_text, keep_trailing_newline=True)
-    del environment.filters[
-        "random"
-    ]  # the same row must give the same request, or its answer would never be found again
-    del environment.filters["attr"]
-    del environment.globals["lipsum"]
-    environment.filters["tojson"] = to_json
-    return environment
+    return RowEnvironment()

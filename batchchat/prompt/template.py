@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -16,7 +18,9 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 
 from batchchat.errors import TemplateError
-from batchchat.prompt.environment import RowEnvironment, as_text, row_environment
+from batchchat.prompt.bounds import LimitError, Meter
+from batchchat.prompt.counting import constants
+from batchchat.prompt.environment import RowEnvironment, row_environment
 
 ValuePath = tuple[str | int, ...]
 Render = Callable[[dict[str, Any]], Any]
@@ -24,6 +28,9 @@ Render = Callable[[dict[str, Any]], Any]
 ROW = "row"
 """The name under which a template finds the whole row: `{{ row["order id"] }}`."""
 
+_TAGS: Mapping[type, str] = MappingProxyType(
+    {nodes.Include: "include", nodes.Import: "import", nodes.FromImport: "from", nodes.Extends: "extends"}
+)
 _MARKS = ("{{", "{%", "{#")
 _SINGLE_BRACES = re.compile(r"(?<![{$\\])\{([^{}\n]{1,200})\}(?!\})")
 
@@ -35,6 +42,7 @@ class RequestTemplate:
     columns: frozenset[str] | None
     _render: Render
     _globals: Mapping[str, Any]
+    _meter: Meter
 
     def render(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request body for one row.
@@ -42,7 +50,9 @@ class RequestTemplate:
         Raises:
             Exception: whatever an expression raised on this row's values; the sandbox lets nothing else out.
             ValueError: `messages` did not come out as a list of messages, or `model` as text.
+            LimitError: the templates do more for this row than is allowed.
         """
+        self._meter.refill()
         body = self._render({**self._globals, **values, ROW: values})
         if not (isinstance(body["model"], str) and body["model"]):
             message = f"`model` must be text; this row gives {body['model']!r}"
@@ -56,10 +66,11 @@ def compile_request(request: Mapping[str, Any], columns: Sequence[str]) -> Reque
     Raises:
         TemplateError: a syntax error, an unknown column, or a `{column}` that looks like a template and is none.
     """
-    compiler = _Compiler(row_environment(), columns)
+    environment = row_environment()
+    compiler = _Compiler(environment, columns)
     render = compiler.compile(request, ())
     used = None if compiler.uses_whole_row else frozenset(compiler.used)
-    return RequestTemplate(used, render or (lambda _: request), compiler.environment.globals)
+    return RequestTemplate(used, render or (lambda _: request), environment.globals, environment.meter)
 
 
 class _Compiler:
@@ -101,16 +112,33 @@ class _Compiler:
             tree = self.environment.parse(text)
             for literal in tree.find_all(nodes.TemplateData):
                 self._refuse_single_braces(literal.data, literal.lineno, path)
-            self._check_columns(tree, path)
-            if (evaluate := self._bare_expression(text if is_text else text.strip())) is not None:
-                return self._native(evaluate, is_text=is_text)
-            template = self.environment.from_string(text)
+            _refuse_other_templates(tree, path)
+            is_moving = self._check_columns(tree, path)
+            evaluate = self._bare_expression(text if is_text else text.strip())
+            render: Render
+            if evaluate is not None:
+                render = self._native(evaluate, is_text=is_text)
+            else:
+                render = partial(_rendered, self.environment.from_string(text))
+            self._refuse_endless(tree, path, None if is_moving else render)
         except TemplateSyntaxError as error:
             message = f"not a valid template: {error.message} (line {error.lineno} of the text)"
             raise TemplateError(path, error.lineno, message) from error
-        except (RecursionError, SyntaxError) as error:
+        except (RecursionError, SyntaxError, MemoryError) as error:  # a MemoryError is one of Python's own parser
             raise TemplateError(path, 1, "not a valid template: it is nested too deeply") from error
-        return lambda names: _rendered(template, names)
+        return render
+
+    def _refuse_endless(self, tree: nodes.Template, path: ValuePath, constant: Render | None) -> None:
+        """Raise TemplateError for what goes beyond a row's bounds whatever the row: a part, or all of a `constant`."""
+        parts = [(self._native(self._compiled(node), is_text=False), node.lineno) for node in constants(tree)]
+        for render, line in [*parts, *([(constant, 1)] if constant else [])]:
+            self.environment.meter.refill()
+            if (error := _limit_error(render, self.environment.globals)) is not None:
+                raise TemplateError(path, line, str(error)) from error
+
+    def _compiled(self, expression: nodes.Expr) -> Template:
+        result = nodes.Assign(nodes.Name("result", "store"), expression, lineno=1)
+        return self.environment.from_string(nodes.Template([result], lineno=1))
 
     def _bare_expression(self, text: str) -> Template | None:
         """Return the compiled inside of a text that is one `{{ expression }}` and nothing else, or None."""
@@ -136,13 +164,27 @@ class _Compiler:
             if isinstance(value, Undefined):
                 value._fail_with_undefined_error()
             if is_text:
-                return _as_content(value)
+                return self._as_content(value)
+            if isinstance(value, (list, tuple, Mapping)):
+                self.environment.meter.weigh(value)
             _refuse_non_finite(value)
             return value
 
         return render
 
-    def _check_columns(self, tree: nodes.Template, path: ValuePath) -> None:
+    def _as_content(self, value: Any) -> Any:
+        """Keep a list of content parts; make text of anything else: the API takes no number or null for a content."""
+        is_parts = isinstance(value, list) and value and all(_is_part(part) for part in value)
+        if is_parts:
+            self.environment.meter.weigh(value)
+        return value if is_parts else str(self.environment.text(value))
+
+    def _check_columns(self, tree: nodes.Template, path: ValuePath) -> bool:
+        """Note which columns a text reads, and return whether it reads any.
+
+        Raises:
+            TemplateError: there is no such column.
+        """
         # A name that the template sets somewhere is its own; a column wins over a global such as `range` or `dict`.
         own = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
         loaded = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
@@ -152,6 +194,7 @@ class _Compiler:
             self._require(name, line, path)
         for name in sorted(names - {ROW}):
             self._require(name, _line_of(tree, name), path)
+        return bool(names) or ROW in loaded
 
     def _refuse_hidden_column(self, tree: nodes.Template, path: ValuePath) -> None:
         if ROW in self.columns:
@@ -199,7 +242,28 @@ def nearest(name: str, columns: Sequence[str] | frozenset[str]) -> str:
 
 
 def _rendered(template: Template, names: dict[str, Any]) -> str:
-    return "".join(template.root_render_func(template.new_context(names, shared=True)))
+    context = template.new_context(names, shared=True)
+    text: str = template.environment.concat(template.root_render_func(context))
+    return text
+
+
+def _limit_error(render: Render, names: Mapping[str, Any]) -> LimitError | None:
+    """Return the error of a text that goes beyond the bounds; what else goes wrong may be in a branch never taken."""
+    try:
+        render(dict(names))
+    except LimitError as error:
+        return error
+    except Exception:  # an expression may raise anything
+        return None
+    return None
+
+
+def _refuse_other_templates(tree: nodes.Template, path: ValuePath) -> None:
+    """Raise TemplateError for a tag that would load another template: there is nowhere to load one from."""
+    for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
+        tag = _TAGS[type(node)]
+        message = f"the tag `{tag}` reads another file, which templates cannot; write all of the text here"
+        raise TemplateError(path, node.lineno, message)
 
 
 def _is_text_position(path: ValuePath) -> bool:
@@ -216,10 +280,8 @@ def _refuse_non_finite(value: Any) -> None:
             _refuse_non_finite(item)
 
 
-def _as_content(value: Any) -> Any:
-    """Keep a list of content parts; make text of anything else, since the API takes no number or null for a content."""
-    is_parts = isinstance(value, list) and value and all(isinstance(part, Mapping) and "type" in part for part in value)
-    return value if is_parts else str(as_text(value))
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and "type" in value
 
 
 def _line_of(tree: nodes.Template, name: str) -> int:

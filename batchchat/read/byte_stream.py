@@ -17,6 +17,8 @@ from batchchat.errors import InputError
 from batchchat.read.location import COMPRESSION_SUFFIXES
 
 STREAM_BUFFER_BYTES = 1 << 20
+MAX_ROW_BYTES = 128 << 20
+"""A row has to fit in memory several times over; a few KB of a compressed file may unfold to any size."""
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _DAMAGED = "the file is damaged, incomplete, or not what its name says: copy or download it again"
 

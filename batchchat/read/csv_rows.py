@@ -18,16 +18,17 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from batchchat.errors import InputError
-from batchchat.read.byte_stream import open_bytes, open_bytes_with_end, reading
+from batchchat.read.byte_stream import MAX_ROW_BYTES, open_bytes, open_bytes_with_end, reading
 from batchchat.read.csv_dtype import CANDIDATES, final_dtype, remaining, typed
 from batchchat.read.table import Chunk, Table, different_columns, split
 
 # A row must fit in a block. Blocks start small, to keep memory low, and grow only for a file with huge cells.
-_BLOCK_BYTES = (1 << 20, 16 << 20, 256 << 20)
+_BLOCK_BYTES = (1 << 20, 16 << 20, MAX_ROW_BYTES)
 # Small blocks of a table with thousands of columns would hold few rows, at a fixed cost for each column.
 _BLOCK_BYTES_PER_COLUMN = 1 << 10
 # A row that is put after the end of the file: where a quote is never closed it is not found as a row of its own.
 _END_CELL = "\x00end\x00"
+_HEADER_CHARACTERS = 4 << 20
 _INVALID_UTF8 = re.compile(r"column #(\d+): Row #(\d+): .*invalid UTF8")
 _SHOWN_CHARACTERS = 60
 
@@ -78,7 +79,7 @@ def _header(file: Path) -> list[str]:
         io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
         try:
-            names = next(filter(None, csv.reader(text)), [])
+            names = next(filter(None, csv.reader(_lines(text, file))), [])
         except csv.Error as error:
             message = (
                 f"{file}: the header cannot be read ({error}); check for a quote that is never closed in the first row"
@@ -95,6 +96,15 @@ def _header(file: Path) -> list[str]:
         message = f'{file}: the header names the column "{twice}" more than once; give every column a name of its own'
         raise InputError(message)
     return names
+
+
+def _lines(text: io.TextIOWrapper, file: Path) -> Iterator[str]:
+    """Yield the lines, none of them longer than a header may be."""
+    while line := text.readline(_HEADER_CHARACTERS):
+        if len(line) == _HEADER_CHARACTERS:
+            message = f"{file}: the header is longer than {_HEADER_CHARACTERS:,} characters; is this a CSV file?"
+            raise InputError(message)
+        yield line
 
 
 def _blocks(file: Path, header: list[str], names: list[str]) -> Iterator[pa.RecordBatch]:

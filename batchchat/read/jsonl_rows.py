@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import polars as pl
 
 from batchchat.errors import InputError
-from batchchat.read.byte_stream import open_bytes, reading
+from batchchat.read.byte_stream import MAX_ROW_BYTES, open_bytes, reading
 from batchchat.read.json_shape import NO_OBJECT, Shape, conformed, dtype, is_natural, widened_object
 from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table
 
@@ -80,10 +80,20 @@ def _series(name: str, rows: Sequence[Mapping[str, Any]], shape: Shape, column_d
 def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the size in bytes and the object of every line that is not blank."""
     with reading(file, "JSONL"), open_bytes(file) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(_lines(stream, file), start=1):
             text = line.removeprefix(_UTF8_BOM) if number == 1 else line
             if not text.isspace() and text:
                 yield len(text), _object(text, file, number)
+
+
+def _lines(stream: BinaryIO, file: Path) -> Iterator[bytes]:
+    number = 0
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if len(line) > MAX_ROW_BYTES:
+            message = f"{file}:{number}: the line is longer than {MAX_ROW_BYTES >> 20} MB; {_EXPECTED}, and no larger"
+            raise InputError(message)
+        yield line
 
 
 def _object(text: bytes, file: Path, number: int) -> dict[str, Any]:
