@@ -13,7 +13,7 @@ demo: .venv/installed ## Install batchchat and run jobs/triage.yaml: no key, no 
 	$(BIN)/batchchat run jobs/triage.yaml
 
 test: .venv/installed-dev ## Install what the tests need and run them all
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 check: .venv/installed-dev ## Format, lint and types, then the tests
 	$(BIN)/ruff format --check
@@ -25,7 +25,7 @@ fix: .venv/installed-dev ## Format, and mend what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-torture: .venv/installed-dev ## Kill runs over a faulty endpoint, and measure memory, at full size (about 10 minutes)
+torture: .venv/installed-dev ## Attack whole runs at full size, and print the figures as a table (about 10 minutes)
 	$(BIN)/python -m tests.torture
 
 .venv/bin/python:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 def main() -> "NoReturn":
     """Run the command line, and leave with its exit code."""
+    _occupy_standard_streams()
     if sys.argv[1:] in (["-h"], ["--help"]):
         from batchchat.usage import USAGE
 
@@ -23,6 +24,15 @@ def main() -> "NoReturn":
     _leave(0)
 
 
+def _occupy_standard_streams() -> None:
+    """Let no file of ours get the number of a standard stream that is closed: a library's last words go there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+
+
 def _leave(code: int, last_words: str = "") -> "NoReturn":
     """Write the last words to standard output, and leave without taking the interpreter down piece by piece.
 
@@ -34,7 +44,7 @@ def _leave(code: int, last_words: str = "") -> "NoReturn":
                 stream.write(text)
                 stream.flush()
         except OSError:  # full, or the reader has seen enough
-            code = code or 1
+            code = code or int(stream is sys.stdout)  # of data, which standard error has none of
     os._exit(code)
 
 

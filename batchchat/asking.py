@@ -7,21 +7,23 @@ import functools
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from batchchat.errors import BatchchatError, InterruptedRunError
-from batchchat.job import Job
+from batchchat.errors import STOPPING_SIGNALS, BatchchatError, InterruptedRunError, StorageError
+from batchchat.job import Job, Limits
 from batchchat.keep.checkpoint import Checkpoint
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import ChatRequest, Chunk, Failure, Progress
-from batchchat.send.concurrency import Concurrency
+from batchchat.send.concurrency import LARGEST_LIMIT, Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing, Send
 from batchchat.send.schedule import Schedule
 from batchchat.send.structured import Structure
+from batchchat.send.timelimits import TimeLimits
 from batchchat.send.transport import Reply, Transport
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 BUILD_THREADS = 2
 """Threads that read images and make bodies of them: the hashing and coding go on without Python's lock."""
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+OWN_FILES = 96
+"""Open files that a run may need beside its connections: input, checkpoint, output, media, libraries."""
+FEWEST_FILES = 48
 
 
 class StopSwitch:
@@ -87,6 +91,7 @@ class Asking:
             self.progress = progress
             observe(progress)
 
+        pacing = self._pacing()
         with ExitStack() as stack:
             base_url = self._job.endpoint.resolved_base_url
             if self._job.endpoint.is_embedded:
@@ -94,37 +99,71 @@ class Asking:
             threads = stack.enter_context(ThreadPoolExecutor(BUILD_THREADS, "build"))
             runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
             limits = self._job.limits
-            transport = Transport(base_url, api_key=self._api_key, timeout_s=limits.timeout_s)
+            transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits))
             send = _sender(transport, threads, self._job.input.max_media_bytes)
-            runner.run(self._ask(transport, send, feed, observed, stop_switch))
+            store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
+            schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)
+            runner.run(_run(schedule, transport, stop_switch))
 
-    async def _ask(
-        self, transport: Transport, send: Send, feed: Iterator[Chunk], observe: Observer, stop_switch: StopSwitch
-    ) -> None:
+    def _pacing(self) -> Pacing:
         limits = self._job.limits
-        pacing = Pacing(
+        notes: tuple[str, ...] = ()
+        # The embedded endpoint is in this process too, with the other end of each connection.
+        setting, most = limits.concurrency, _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)
+        if setting != "auto" and setting > most:
+            said = f"limits.concurrency is {setting}, but the system allows only {most} connections (ulimit -n)"
+            setting, notes = most, (f"{said}; going on with {most}",)
+        return Pacing(
             RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
-            Concurrency(limits.concurrency, asyncio.get_running_loop().time()),
+            Concurrency(setting, time.monotonic(), largest=min(LARGEST_LIMIT, most)),
             limits.max_attempts,
             limits.grace_s,
             int(limits.in_flight_bytes),
-            model_varies=self._job.request.model_varies,
+            self._job.request.model_varies,
+            limits.max_outage,
+            "max_outage" in limits.model_fields_set,
+            notes,
         )
-        store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
-        schedule = Schedule(feed, store, send, pacing, observe, self._structure)
-        stop_switch.connect(schedule)
-        try:
-            with _stopped_by_signals(schedule):
-                await schedule.run()
-        finally:
-            stop_switch.connect(None)
-            await transport.aclose()
+
+
+async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch) -> None:
+    stop_switch.connect(schedule)
+    try:
+        with _stopped_by_signals(schedule):
+            await schedule.run()
+    finally:
+        stop_switch.connect(None)
+        await transport.aclose()
+
+
+def _time_limits(limits: Limits) -> TimeLimits:
+    whole_s = limits.timeout_s
+    return TimeLimits(
+        limits.connect_timeout_s, limits.first_byte_timeout_s or whole_s, limits.idle_timeout_s or whole_s, whole_s
+    )
+
+
+def _affordable_connections() -> int:
+    """Return how many connections may be open at once beside the files that a run needs.
+
+    Raises:
+        StorageError: the system allows too few open files for any; libraries would abort the process.
+    """
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
+
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < FEWEST_FILES:
+        message = f"the system allows only {allowed} open files, and a run needs {FEWEST_FILES}; raise it (ulimit -n)"
+        raise StorageError(message)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else max(2, allowed - OWN_FILES)
 
 
 def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
     """Return what builds a request's body, when it has media, and sends it."""
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes) -> Reply | Failure | None:
         if request.media:
             loop = asyncio.get_running_loop()
             try:
@@ -146,13 +185,14 @@ class _CheckpointStore:
 
 @contextmanager
 def _stopped_by_signals(schedule: Schedule) -> Iterator[None]:
-    """Let SIGINT and SIGTERM stop the schedule; only the main thread gets signals."""
+    """Let a signal stop the schedule; only the main thread gets signals. One that is ignored (`nohup`) stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
+    before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
         loop.add_signal_handler(number, schedule.stop, InterruptedRunError(number))
     try:
         yield

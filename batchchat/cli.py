@@ -7,10 +7,12 @@ need them, so that `--help` and typing errors answer at once.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from batchchat import __version__
 from batchchat.errors import (
     EXIT_ANSWERED,
     EXIT_ROWS_FAILED,
+    STOPPING_SIGNALS,
     BatchchatError,
     JobError,
     OutputError,
@@ -29,6 +32,7 @@ from batchchat.errors import (
 from batchchat.usage import USAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
     from batchchat.jobfile import LoadedJob
@@ -50,19 +54,24 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BatchchatError as error:
-            _complain(str(error))
+            _complain(str(error), error.problems if isinstance(error, JobError) else ())
             if error.is_resumable:
                 _say("Everything answered so far is kept; run the same command to go on.")
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, StopSignal) as stop:
             _complain("interrupted")
             ctx.exit(128 + stop.number if isinstance(stop, StopSignal) else EXIT_SIGINT)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            raise click.UsageError(_harmless(error.format_message()), error.ctx) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if os.environ.get(DEBUG_VARIABLE):
-                raise
-            _complain(f"internal error: {type(error).__name__}: {error}. This is a bug; {DEBUG_VARIABLE}=1 shows where")
+                _say(_without_keys("".join(traceback.format_exception(error))))
+            words = _harmless(f"{type(error).__name__}: {error}")
+            _complain(f"internal error: {words}. This is a bug; {DEBUG_VARIABLE}=1 shows where")
             ctx.exit(EXIT_INTERNAL)
 
 
@@ -107,6 +116,7 @@ def run(
 ) -> None:
     """Run or resume JOB: ask every row that has no answer, then write the output."""
     from batchchat import pipeline
+    from batchchat.apikey import api_key
     from batchchat.show import summary as show
 
     _raise_file_limit()
@@ -116,10 +126,11 @@ def run(
         loaded = _load(job, settings, endpoint, output, limit)
         _require_output(loaded)
         plan = pipeline.prepare(loaded)
-        summary = pipeline.run(plan, pipeline.api_key(loaded), options)
+        summary = pipeline.run(plan, api_key(loaded), options)
     except BatchchatError as error:
         if is_json:
-            _print_object(show.failed_object(error))
+            with contextlib.suppress(BrokenPipeError, OutputError):  # the run's own exit code says more
+                _print_object(show.failed_object(error))
         elif error.summary is not None and not quiet:
             _say(show.as_text(error.summary))
         raise
@@ -146,18 +157,22 @@ def check(job: Path, limit: int | None, output: Path | None, endpoint: str | Non
     Exits with 1 when there are rows that cannot be turned into a request; they would fail.
     """
     from batchchat import pipeline
+    from batchchat.apikey import api_key, key_note
 
     loaded = _load(job, settings, endpoint, output, limit)
     _require_output(loaded)
     plan = pipeline.prepare(loaded)
-    pipeline.api_key(loaded)
+    key = api_key(loaded)
     failures = 0
     for row, failure in pipeline.unaskable_rows(plan):
         failures += 1
         if failures <= 10:
             _complain(f"row {row.name}: {failure.message}")
     columns, rows = len(plan.source.columns), plan.source.total_rows
-    _say(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked")
+    preset = plan.job.endpoint.preset
+    if (note := key_note(plan.job.endpoint, key)) and (preset is None or preset.api_key_env):  # else it needs none
+        _say_line(note)
+    _say_line(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked")
     sys.exit(EXIT_ROWS_FAILED if failures else EXIT_ANSWERED)
 
 
@@ -209,8 +224,9 @@ def export(job: Path, limit: int | None, output: Path | None, endpoint: str | No
     loaded = _load(job, settings, endpoint, output, limit)
     _require_output(loaded)
     plan = pipeline.prepare(loaded)
-    pipeline.export(plan)
-    _say(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")
+    for note in pipeline.export(plan):
+        _complain(note)
+    _say_line(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")
 
 
 @main.command()
@@ -220,8 +236,8 @@ def init(path: Path) -> None:
     from batchchat.starter import write_starter
 
     for written in write_starter(path):
-        _say(f"wrote {written}")
-    _say(f"try it: batchchat run {path}")
+        _say_line(f"wrote {written}")
+    _say_line(f"try it: batchchat run {path}")
 
 
 @main.command()
@@ -299,16 +315,30 @@ def _key_to_ask_for(name: str | None) -> str | None:
     return os.environ[name]
 
 
+def _harmless(words: str) -> str:
+    """Return words of a library, on one line: file names may be in them, or a key that was typed as an argument."""
+    from batchchat.show.printable import on_one_line
+
+    return on_one_line(_without_keys(words))
+
+
+def _without_keys(words: str) -> str:
+    from batchchat.send.redaction import without_keys
+
+    return without_keys(words)
+
+
 def _let_signals_raise() -> None:
-    """Let the first SIGINT or SIGTERM end the command by an exception, so that temporary files go."""
+    """Let the first signal to stop end the command by an exception, so that temporary files go."""
 
     def handler(number: int, _: FrameType | None) -> None:
-        for later in (signal.SIGINT, signal.SIGTERM):
+        for later in STOPPING_SIGNALS:
             signal.signal(later, signal.SIG_IGN)  # a second one must not interrupt the tidying up
         raise StopSignal(number)
 
-    signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, handler)
+    for number in STOPPING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` lets SIGHUP be ignored
+            signal.signal(number, handler)
 
 
 def _raise_file_limit() -> None:
@@ -326,7 +356,10 @@ def _print_object(value: Any, *, indent: bool = False) -> None:
 
     from batchchat.show.printable import printable, shortened
 
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
+    except TypeError:  # a path that is not UTF-8, which escapes alone can say
+        text = json.dumps(value, indent=2 if indent else None, default=str)
     _print(printable(shortened(text)) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
@@ -343,11 +376,22 @@ def _print(text: str) -> None:
 
 def _say(text: str) -> None:
     """Write to standard error; one that is full or gone must not change how a run ends."""
-    with contextlib.suppress(OSError):
-        click.echo(text, err=True)
-
-
-def _complain(text: str) -> None:
     from batchchat.show.printable import printable
 
-    _say(f"batchchat: {printable(text)}")
+    with contextlib.suppress(OSError):
+        click.echo(printable(text), err=True)
+
+
+def _say_line(text: str) -> None:
+    """Write one line to standard error: a line end in a file's name must not begin another."""
+    from batchchat.show.printable import on_one_line
+
+    _say(on_one_line(text))
+
+
+def _complain(text: str, problems: Sequence[object] = ()) -> None:
+    """Write what is wrong: each problem on its line, or a text of which only the first line is not indented."""
+    from batchchat.show.printable import indented, on_one_line
+
+    lines = "\n".join(on_one_line(str(problem)) for problem in problems) or indented(text)
+    _say(f"batchchat: {lines}")

@@ -11,16 +11,19 @@ A row's problem is never an exception: it is a `batchchat.records.Failure` and a
      ├─ CheckpointError       3    the checkpoint cannot be used
      │   ├─ CheckpointMissingError there is none to read
      │   ├─ CheckpointLockedError  a live run holds it
-     │   ├─ CheckpointDamagedError it is not readable as a checkpoint
+     │   ├─ CheckpointDamagedError it is not what was written; the next run saves what can be read
+     │   ├─ CheckpointForeignError the file is no checkpoint, or nothing of one can be read
      │   └─ CheckpointNewerError   a newer batchchat wrote it
+     ├─ StorageError          3    the system has no space, no open files or no whole disk for the output or the run
      ├─ EndpointRefusedError  4    the endpoint refuses the whole job
-     └─ InterruptedRunError   130 (SIGINT), 143 (SIGTERM)
+     └─ InterruptedRunError   130 (SIGINT), 143 (SIGTERM), 129 (SIGHUP)
 
-Exit 0: every row answered. Exit 1: finished, some rows failed. After 3, 4, 130 and 143 the same command resumes.
+Exit 0: every row answered. Exit 1: finished, some rows failed. After 3, 4, 129, 130 and 143 the same command resumes.
 """
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
 EXIT_ANSWERED = 0
 EXIT_ROWS_FAILED = 1
+
+
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What stops a run: everything answered is kept, and the same command goes on."""
 
 
 class BatchchatError(Exception):
@@ -115,7 +122,11 @@ class CheckpointLockedError(CheckpointError):
 
 
 class CheckpointDamagedError(CheckpointError):
-    """The file is not a readable checkpoint."""
+    """The file is not what was written; the next run saves what can be read, and asks the rest again."""
+
+
+class CheckpointForeignError(CheckpointError):
+    """The file is not a checkpoint, or nothing of one can be read."""
 
     is_resumable = False
 
@@ -124,6 +135,34 @@ class CheckpointNewerError(CheckpointError):
     """The checkpoint was written by a newer batchchat."""
 
     is_resumable = False
+
+
+class StorageError(BatchchatError):
+    """The system lacks what the output or the run needs; when it has that again, the same command goes on."""
+
+    exit_code = 3
+    is_resumable = True
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or have your quota raised",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    errno.EIO: "see to the disk, or to the way to it",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the system has no open files left",
+    errno.EROFS: "make the file system writable",
+}
+
+
+def is_of_the_system(error: OSError) -> bool:
+    """Whether an error is about the state of the system, which may change, and not about what was asked of it."""
+    return error.errno in _REMEDIES
+
+
+def remedy(error: OSError) -> str:
+    """Return what to do about a state of the system, as the end of a sentence; nothing for other errors."""
+    return f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
 
 
 class EndpointRefusedError(BatchchatError):

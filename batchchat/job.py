@@ -4,6 +4,8 @@ What passes in is a plain mapping (from `jobfile.py` or from Python); what comes
 ValidationError. Paths in it are absolute when it comes from `jobfile.py`. It does not know YAML, files or the network.
 """
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,6 +59,25 @@ Size = Annotated[
     ByteSize, Field(ge=1), NoBool, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]})
 ]
 
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def _seconds(value: Any) -> Any:
+    """Return the seconds of a text such as `90s`, `10m` or `1h30m`; anything else as it is."""
+    parts = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
+    if parts is None or not any(parts.groups()):
+        return value
+    return sum(float(number) * unit for number, unit in zip(parts.groups(), (3600, 60, 1), strict=True) if number)
+
+
+Duration = Annotated[
+    float,
+    Field(gt=0, le=30 * 86400, allow_inf_nan=False),
+    BeforeValidator(_seconds),
+    NoBool,
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -83,7 +104,8 @@ PRESETS: dict[str, Preset] = {
 class Section(BaseModel):
     """A part of the job file: unknown keys are errors, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # An input may be a key in the wrong place: pydantic's own words, which a traceback has, must not show it.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Input(Section):
@@ -120,6 +142,8 @@ class Output(Section):
     """Input columns to write; default: all."""
     raw: bool = False
     """Write the whole reply, as JSON text, as the column `raw`."""
+    spreadsheet_safe: bool = False
+    """In CSV, put `'` before texts that a spreadsheet would take for a formula; other formats stay as they are."""
 
 
 class Checkpoint(Section):
@@ -149,6 +173,20 @@ def _checked_base_url(url: str) -> str:
     return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host is this machine for certain; other spellings of its address count as elsewhere."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return re.fullmatch(r"([a-z0-9_-]+\.)*localhost", host) is not None
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    """Return what must be the same for a key to be sent: how, to which host, to which port."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
 class Endpoint(Section):
     """Where requests go, and the name of the variable that holds the key. The key itself never stands in the file."""
 
@@ -157,7 +195,11 @@ class Endpoint(Section):
     base_url: Annotated[str, AfterValidator(_checked_base_url)] | None = None
     """The URL that `/chat/completions` is appended to; default: the provider's."""
     api_key_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    """Environment variable that holds the API key; default: the provider's (none for a bare `base_url`)."""
+    """Environment variable that holds the API key; default: the provider's, unless `base_url` leads to another host."""
+    api_key_file: FilePath | None = None
+    """File that holds the API key and nothing else, in place of a variable; relative to the job file."""
+    allow_http: StrictBool = False
+    """Allow a `base_url` with http:// that is not on this machine: prompts and key then travel unencrypted."""
     name: NonEmpty | None = None
     """Part of an answer's identity; default: the provider, or the base URL's host and path."""
 
@@ -182,11 +224,26 @@ class Endpoint(Section):
         return self.preset.base_url
 
     @property
+    def provider_or_default(self) -> ProviderName | None:
+        """`provider`, or the default where nothing says where to go."""
+        return self.provider if self.provider is not None or self.base_url is not None else "oxen"
+
+    @property
     def resolved_api_key_env(self) -> str | None:
-        """`api_key_env`, or the provider's; None when no key is sent."""
-        if self.api_key_env is not None:
+        """`api_key_env`, or the provider's; None when the key is in no variable, or none is sent.
+
+        A provider's key belongs to that provider's host: it goes to no other.
+        """
+        if self.api_key_env is not None or self.api_key_file is not None or self.preset is None:
             return self.api_key_env
-        return self.preset.api_key_env if self.preset else None
+        is_at_home = _origin(self.resolved_base_url) == _origin(self.preset.base_url)
+        return self.preset.api_key_env if is_at_home else None
+
+    @property
+    def is_open_to_read(self) -> bool:
+        """Whether requests go to another machine without encryption."""
+        parts = urlsplit(self.resolved_base_url)
+        return parts.scheme != "https" and not is_loopback(parts.hostname or "")
 
     @property
     def resolved_name(self) -> str:
@@ -220,7 +277,7 @@ def _without_notes(schema: Any) -> Any:
 class Request(BaseModel):
     """The body of the request, as the API has it; every string in it is a Jinja2 template over the row."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
     model: NonEmpty
     """The model to ask."""
@@ -294,6 +351,15 @@ class Limits(Section):
     """Attempts of one row before it fails; rate limits (429) do not count."""
     timeout_s: Annotated[float, Field(gt=0, le=86400), NoBool] = 120
     """Seconds for one attempt, from connect to the last byte."""
+    connect_timeout_s: Annotated[float, Field(gt=0, le=3600), NoBool] = 20
+    """Seconds to connect; what never connected was never billed."""
+    first_byte_timeout_s: Annotated[float, Field(gt=0, le=86400), NoBool] | None = None
+    """Seconds from connect to the reply's first byte; default: `timeout_s`."""
+    idle_timeout_s: Annotated[float, Field(gt=0, le=86400), NoBool] | None = None
+    """Seconds between two pieces of a reply; default: `timeout_s`."""
+    max_outage: Duration = 3600
+    """How long an endpoint that is down, or whose daily quota is used up, is waited for: `90s`, `10m`, `1h`. One that
+    never answered counts as not there after a few tries, unless this is given."""
     in_flight_bytes: Size = ByteSize(256 * 2**20)
     """Bytes of the requests in flight at once, such as `256MB`; a larger request goes alone."""
     grace_s: Annotated[float, Field(ge=0, le=3600), NoBool] = 30

@@ -7,6 +7,7 @@ What passes in is a job file's path and the command line's overrides; what comes
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from batchchat.errors import JobError, Problem, TemplateError
-from batchchat.job import PRESETS, Job
-from batchchat.jobproblems import describe
+from batchchat.job import PRESETS, Endpoint, Job
+from batchchat.jobproblems import describe, located, shown
 from batchchat.jobyaml import KeyPath, Position, dotted, parse_value, parse_yaml, position_of
+from batchchat.keylike import masked, misplaced_keys
 from batchchat.responseschema import resolved
+from batchchat.send.redaction import without_keys
 
-PATH_FIELDS = (("input", "path"), ("input", "media_root"), ("output", "path"), ("checkpoint", "path"))
+PATH_FIELDS = (
+    ("input", "path"),
+    ("input", "media_root"),
+    ("output", "path"),
+    ("checkpoint", "path"),
+    ("endpoint", "api_key_file"),
+)
 _SCHEMA: KeyPath = ("request", "response_schema")
 
 
@@ -60,10 +69,10 @@ def load_job(
     Raises:
         JobError: the file cannot be read, is not YAML, or does not describe a job; all problems at once.
     """
-    data, positions = parse_yaml(_text_of(path), str(path))
-    return _checked(
-        data, positions, str(path), _Overrides(settings, endpoint, overrides or {}), path.absolute().parent, path.stem
-    )
+    given = _Overrides(settings, endpoint, overrides or {})
+    with _without_keys():
+        data, positions = parse_yaml(_text_of(path), str(path))
+        return _checked(data, positions, str(path), given, path.absolute().parent, path.stem)
 
 
 def job_from_mapping(data: Mapping[str, Any], base: Path) -> LoadedJob:
@@ -75,7 +84,8 @@ def job_from_mapping(data: Mapping[str, Any], base: Path) -> LoadedJob:
     if not isinstance(data, Mapping):
         raise _single("the job", f"must be a mapping with the keys of a job file; found a {type(data).__name__}")
     copied = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
-    return _checked(copied, {}, "the job", _Overrides(), base, "job")
+    with _without_keys():
+        return _checked(copied, {}, "the job", _Overrides(), base, "job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,19 @@ class _Overrides:
     settings: Sequence[str] = ()
     endpoint: str | None = None
     values: Mapping[KeyPath, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def _without_keys() -> Iterator[None]:
+    """Let no error of a job file show what looks like a key, in its words or in those of the error that caused it."""
+    try:
+        yield
+    except JobError as error:
+        problems = [
+            Problem(*(without_keys(part) for part in (problem.where, problem.field, problem.text)))
+            for problem in error.problems
+        ]
+        raise JobError(problems) from None
 
 
 def _text_of(path: Path) -> str:
@@ -110,14 +133,13 @@ def _checked(
         if section in data and data[section] is None:
             del data[section]  # all of its keys are commented out
     _override(data, positions, overrides)
+    keys = misplaced_keys(data, frozenset(path for path, position in positions.items() if position.label))
     _resolve_paths(data, base)
     wrong = _resolve_schema(data, base)
-    job = _validated(data, positions, label, wrong)
-    unsendable = [
-        _problem_at(("request", *path), text, positions, label) for path, text in _unsendable(data["request"])
-    ]
-    if unsendable:
-        raise JobError(unsendable)
+    job = _validated(data, positions, label, keys, wrong)
+    unfit = {("request", *path): text for path, text in _unsendable(data["request"])}
+    if unfit := {**_unfit_endpoint(job.endpoint), **unfit}:
+        raise JobError(located(unfit, positions, label))
     if job.checkpoint.path is None:
         kept = job.checkpoint.model_copy(update={"path": base / ".batchchat" / f"{job.name}.sqlite"})
         job = job.model_copy(update={"checkpoint": kept})
@@ -125,16 +147,34 @@ def _checked(
 
 
 def _validated(
-    data: dict[str, Any], positions: Mapping[KeyPath, Position], label: str, wrong_schema: str | None
+    data: dict[str, Any],
+    positions: Mapping[KeyPath, Position],
+    label: str,
+    misplaced: Mapping[KeyPath, str],
+    wrong_schema: str | None,
 ) -> Job:
     problems = [] if wrong_schema is None else [_problem_at(_SCHEMA, wrong_schema, positions, label)]
     try:
         job = Job.model_validate(data)
     except ValidationError as error:
-        raise JobError([*describe(error, data, positions, label), *problems]) from error
+        raise JobError([*located({**describe(error, data), **misplaced}, positions, label), *problems]) from error
+    problems = [*located(misplaced, positions, label), *problems]
     if problems:
         raise JobError(problems)
     return job
+
+
+def _unfit_endpoint(endpoint: Endpoint) -> dict[KeyPath, str]:
+    """Return what is wrong with values of the endpoint that only do not go together."""
+    texts: dict[KeyPath, str] = {}
+    if endpoint.api_key_env is not None and endpoint.api_key_file is not None:
+        texts["endpoint", "api_key_file"] = "stands beside api_key_env, and both say where the key is; remove one"
+    if endpoint.is_open_to_read and not endpoint.allow_http:
+        texts["endpoint", "base_url"] = (
+            "leads to another machine without encryption, so that everybody on the way could read the rows and the key;"
+            f" write https://, or allow it by endpoint.allow_http: true; found {shown(endpoint.base_url)}"
+        )
+    return texts
 
 
 def _unsendable(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
@@ -213,14 +253,14 @@ def _endpoint_section(text: str) -> dict[str, Any]:
     if "://" in text:
         return {"base_url": text}
     if text not in PRESETS:
-        raise _single("--endpoint", f"{text!r} is neither a provider nor a URL; providers: {', '.join(PRESETS)}")
+        raise _single("--endpoint", f"{shown(text)} is neither a provider nor a URL; providers: {', '.join(PRESETS)}")
     return {"provider": text}
 
 
 def _parse_setting(setting: str) -> tuple[KeyPath, Any]:
     name, separator, text = setting.partition("=")
     if not separator or not name.strip():
-        raise _single(f"--set {setting}", "must be written key=value, such as limits.concurrency=8")
+        raise _single(f"--set {masked(setting)}", "must be written key=value, such as limits.concurrency=8")
     path = tuple(
         int(part) if part.isascii() and part.isdecimal() and len(part) < 10 else part
         for part in name.strip().split(".")
@@ -236,7 +276,7 @@ def _step(data: Any, part: str | int, where: str) -> Any:
     if isinstance(data, list):
         what = f"the value is a list of {len(data)}, counted from 0"
     else:
-        what = "the value is a mapping" if isinstance(data, dict) else f"the value is {str(data)[:80]!r}"
+        what = "the value is a mapping" if isinstance(data, dict) else f"the value is {shown(str(data)[:80])}"
     raise _single(where, f"there is no {part!r} here: {what}")
 
 

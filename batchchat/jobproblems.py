@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from batchchat.errors import Problem
 from batchchat.job import Job
 from batchchat.jobyaml import KeyPath, Position, dotted, position_of
+from batchchat.keylike import masked
 
 _ALLOWED = {
     "missing": "is required",
@@ -38,15 +39,24 @@ _ALLOWED = {
 }
 
 
-def describe(error: ValidationError, data: Any, positions: Mapping[KeyPath, Position], label: str) -> list[Problem]:
-    """Return one Problem for each wrong field, in file order; alternatives of one field are joined by "or"."""
+def describe(error: ValidationError, data: Any) -> dict[KeyPath, str]:
+    """Return what is wrong with each wrong field, by its path; alternatives of one field are joined by "or"."""
     grouped: dict[KeyPath, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
         grouped.setdefault(_field_path(details, data), []).append(details)
     for path in [path for path in grouped if _is_other_alternative(path, grouped)]:
         del grouped[path]
-    located = [(_line(path, positions), _problem(path, found, positions, label)) for path, found in grouped.items()]
-    return [problem for _, problem in sorted(located, key=lambda pair: pair[0])]
+    return {path: _text(path, found) for path, found in grouped.items()}
+
+
+def located(texts: Mapping[KeyPath, str], positions: Mapping[KeyPath, Position], label: str) -> list[Problem]:
+    """Return a Problem for each text, in file order, with the line or the option at which its value stands."""
+    problems = []
+    for path, text in texts.items():
+        position = position_of(path, positions)
+        where = label if position is None else position.label or f"{label}:{position.line}"
+        problems.append((position.line if position else 0, Problem(where, dotted(path), text)))
+    return [problem for _, problem in sorted(problems, key=lambda pair: pair[0])]
 
 
 def _is_other_alternative(path: KeyPath, grouped: Mapping[KeyPath, list[ErrorDetails]]) -> bool:
@@ -70,28 +80,20 @@ def _field_path(details: ErrorDetails, data: Any) -> KeyPath:
     return path
 
 
-def _line(path: KeyPath, positions: Mapping[KeyPath, Position]) -> int:
-    position = position_of(path, positions)
-    return position.line if position else 0
-
-
-def _problem(path: KeyPath, found: list[ErrorDetails], positions: Mapping[KeyPath, Position], label: str) -> Problem:
-    position = position_of(path, positions)
-    where = label if position is None else position.label or f"{label}:{position.line}"
+def _text(path: KeyPath, found: list[ErrorDetails]) -> str:
     first = found[0]
-    name = dotted(path)
     if first["type"] == "extra_forbidden":
-        return Problem(where, name, _unknown_key(path))
+        return _unknown_key(path)
     text = ", or ".join(dict.fromkeys(_allowed(details) for details in found))
     if first["type"] != "missing" and not _may_hold_a_key(path, first["input"]):
-        text += f"; found {_short(first['input'])}"
-    return Problem(where, name, text)
+        text += f"; found {shown(first['input'])}"
+    return text
 
 
 def _may_hold_a_key(path: KeyPath, value: Any) -> bool:
     """Whether a wrong value may be an API key that was put in the wrong place, and must not be printed."""
     is_url_with_more = path == ("endpoint", "base_url") and any(mark in str(value) for mark in "@?#")
-    return is_url_with_more or path == ("endpoint", "api_key_env")
+    return is_url_with_more or path in (("endpoint", "api_key_env"), ("endpoint", "api_key_file"))
 
 
 def _allowed(details: ErrorDetails) -> str:
@@ -101,11 +103,13 @@ def _allowed(details: ErrorDetails) -> str:
     return details["msg"].removeprefix("Value error, ")
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a value as a message quotes it: cut, and without what looks like a key."""
     try:
         text = repr(value) if isinstance(value, (str, int, float, bool, list, dict, type(None))) else str(value)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
+    text = masked(text[:1_000])  # before it is cut: half a key does not look like one
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchchat import pipeline
+from batchchat.apikey import api_key
 from batchchat.asking import StopSwitch
 from batchchat.errors import InterruptedRunError
 from batchchat.jobfile import LoadedJob, job_from_mapping, load_job
@@ -38,7 +39,7 @@ def run(job: str | os.PathLike[str] | Mapping[str, Any], frame: pl.DataFrame | p
 def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, stop_switch: StopSwitch) -> pl.DataFrame:
     plan = pipeline.prepare(loaded, frame)
     collector = Collector(plan.output, plan.source.schema)
-    pipeline.run(plan, pipeline.api_key(loaded), pipeline.RunOptions(stop_switch=stop_switch), collector)
+    pipeline.run(plan, api_key(loaded), pipeline.RunOptions(stop_switch=stop_switch), collector)
     return collector.frame()
 
 

@@ -9,31 +9,41 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from batchchat.apikey import explained
 from batchchat.asking import Asking, StopSwitch
 from batchchat.errors import (
     BatchchatError,
+    CheckpointDamagedError,
+    CheckpointError,
     InputError,
     InterruptedRunError,
     JobError,
     OutputError,
     Problem,
     StopSignal,
+    StorageError,
     TemplateError,
+    is_of_the_system,
+    remedy,
 )
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint, own_files, prepare_folder, set_aside
+from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
+from batchchat.keep.connection import damaged
 from batchchat.keep.digests import open_digests
+from batchchat.keep.files import own_files, prepare_folder, set_aside
 from batchchat.keep.lock import locked
+from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, require_pillow
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.read.location import folder_of, would_read
 from batchchat.read.source import Source, frame_source, open_source
 from batchchat.records import Batch, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Row, RunSummary
+from batchchat.send.redaction import without_keys
 from batchchat.send.structured import Structure
 from batchchat.show.progress import shown
 from batchchat.write.collector import Collector, FirstRows
@@ -95,22 +105,56 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
         asking = Asking(plan.job, api_key, checkpoint, plan.structure, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
         try:
-            with shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe:
+            with (
+                shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe,
+                explained(plan.job.endpoint, api_key),
+                _storage_errors(),
+            ):
+                observe(_noted(asking.progress, checkpoint))
                 asking.ask(chunks(plan), observe, options.stop_switch)
             write_output(plan, checkpoint, [target for target in (first_rows, collector) if target])
         except (BatchchatError, StopSignal) as stop:
             error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop
-            checkpoint.end_run(str(error))
-            summary = _summary(plan, asking.progress, before.lost_in_flight if before else 0, started_at)
+            with suppress(CheckpointError):  # it may be what stopped the run
+                checkpoint.end_run(_storable(error))
+            progress = _noted(asking.progress, checkpoint)
+            summary = _summary(plan, progress, before.lost_in_flight if before else 0, started_at)
             error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None)
             error.is_resumable = True
             raise error from (stop if stop is not error else None)
         except Exception as error:
-            checkpoint.end_run(f"internal error: {error}")
+            with suppress(CheckpointError):
+                checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
             raise
         checkpoint.end_run("finished")
-        summary = _summary(plan, asking.progress, before.lost_in_flight if before else 0, started_at)
+        progress = _noted(asking.progress, checkpoint)
+        summary = _summary(plan, progress, before.lost_in_flight if before else 0, started_at)
     return replace(summary, first_rows=first_rows.rows)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Say of what the system has none left of, wherever it is missed, that it is so."""
+    try:
+        yield
+    except OSError as error:
+        if not is_of_the_system(error):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise StorageError(f"{where}{error.strerror}{remedy(error)}") from error
+
+
+def _storable(error: BaseException) -> str:
+    """Return an error's words as UTF-8 has them: the name of a file may be of other bytes."""
+    return str(error).encode("utf-8", "backslashreplace").decode()
+
+
+def _noted(progress: Progress, checkpoint: Checkpoint) -> Progress:
+    """Return the progress with what is to be said about the checkpoint."""
+    notes = list(checkpoint.notes)
+    if checkpoint.damaged_count:
+        notes.append(f"{checkpoint.damaged_count:,} stored outcomes were damaged; their rows were asked again")
+    return replace(progress, notes=(*notes, *progress.notes)) if notes else progress
 
 
 def _columns_to_look_at(plan: Plan) -> list[str]:
@@ -162,6 +206,7 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None)
         prefix=job.output.prefix,
         schema=schema,
         extra=job.request.optional_columns | ({"raw"} if job.output.raw else set()),
+        spreadsheet_safe=job.output.spreadsheet_safe,
     )
     assert job.checkpoint.path is not None
     if job.output.path is not None:
@@ -217,39 +262,19 @@ def _source(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None) -> Sou
     return open_source(wanted.path, format=wanted.format, where=wanted.where, limit=wanted.limit, id_column=wanted.id)
 
 
-def api_key(loaded: LoadedJob) -> str | None:
-    """Return the endpoint's key from its environment variable, None when it takes none.
-
-    Raises:
-        JobError: the variable is not set, or holds what cannot be a key. The value is never part of the message.
-    """
-    name = loaded.job.endpoint.resolved_api_key_env
-    if name is None:
-        return None
-    value = os.environ.get(name, "").strip()
-    shown = name if name.isupper() else "that it names"  # a key put here by mistake must not be printed
-    if not value:
-        text = f"the environment variable {shown} is not set; it must hold the endpoint's API key"
-        raise JobError([Problem(loaded.label, "endpoint.api_key_env", text)])
-    if not (value.isascii() and value.isprintable() and " " not in value):
-        text = f"the value of {shown} has a space, a control or a non-ASCII character, which no API key has"
-        raise JobError([Problem(loaded.label, "endpoint.api_key_env", text)])
-    return value
-
-
 @contextmanager
 def opened(plan: Plan, *, is_fresh: bool = False) -> Iterator[Checkpoint]:
-    """Open the job's checkpoint for this process alone.
+    """Open the job's checkpoint for this process alone; of one that is damaged, save what can be read.
 
     Raises:
-        CheckpointError: it is locked by a live run, damaged, newer, or cannot be made.
+        CheckpointError: it is locked by a live run, no checkpoint, newer, or cannot be made.
     """
     with ExitStack() as stack:
         prepare_folder(plan.checkpoint_path)
         stack.enter_context(locked(plan.checkpoint_path))
         if is_fresh:
             set_aside(plan.checkpoint_path)
-        yield stack.enter_context(open_checkpoint(plan.checkpoint_path))
+        yield stack.enter_context(open_whole(plan.checkpoint_path))
 
 
 @contextmanager
@@ -300,8 +325,11 @@ def write_output(
 
     Raises:
         OutputError: it cannot be written.
+        StorageError: the system cannot write it just now.
         InputError: a row has no outcome, because the input changed under the run; with `is_partial` it has nulls.
+        CheckpointDamagedError: an outcome cannot be read any more; with `is_partial` its row has nulls.
     """
+    damaged_count = checkpoint.damaged_count
     plan = _with_memory(plan, plan.prompt.media.memory, as_read=True)
     with ExitStack() as stack:
         if plan.job.output.path is not None:
@@ -309,6 +337,8 @@ def write_output(
         for batch in plan.source.batches():
             outcomes = _outcomes(plan, checkpoint, batch)
             if None in outcomes and not is_partial:
+                if checkpoint.damaged_count > damaged_count:
+                    raise damaged(checkpoint.path, "an outcome that was whole when the run began is not any more")
                 name = batch.rows[outcomes.index(None)].name
                 message = (
                     f"row {name} has no answer: the input changed while the job ran; run it again to ask what is new"
@@ -329,18 +359,36 @@ def _outcomes(plan: Plan, checkpoint: Checkpoint, batch: Batch) -> list[Outcome 
     ]
 
 
-def export(plan: Plan) -> None:
+def export(plan: Plan) -> Sequence[str]:
     """Write the output from what is there now; rows that were not asked have nulls. Works while a run goes on.
 
+    A damaged checkpoint gives what can be read of it; what is returned are sentences about that.
+
     Raises:
-        CheckpointError: there is no checkpoint, or it cannot be read.
+        CheckpointError: there is no checkpoint, or nothing of it can be read.
         OutputError: the output cannot be written.
+        StorageError: the system cannot write it just now.
     """
+    path = plan.checkpoint_path
+    try:
+        damaged_count = _export(plan)
+    except CheckpointDamagedError as damage:
+        with salvaged_copy(path, damage) as copy:
+            _export(replace(plan, checkpoint_path=copy))
+        return [f"{damage}", "What can be read of it is written; the next run saves that, and asks the rest again."]
+    if damaged_count:
+        return [f"{path} is damaged: {damaged_count:,} outcomes cannot be read; the next run asks their rows again"]
+    return []
+
+
+def _export(plan: Plan) -> int:
+    """Write what the checkpoint has; return how many outcomes in it were damaged."""
     with (
         open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
         remembering(plan, is_read_only=True) as knowing,
     ):
         write_output(knowing, checkpoint, is_partial=True)
+        return checkpoint.damaged_count
 
 
 def unaskable_rows(plan: Plan) -> Iterator[tuple[Row, Failure]]:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from batchchat import pipeline
+from batchchat.apikey import api_key, explained
 from batchchat.asking import Asking, StopSwitch
 from batchchat.jobfile import LoadedJob
 from batchchat.prompt.media import MediaError, build
@@ -43,8 +44,8 @@ def _send(
     loaded: LoadedJob, plan: pipeline.Plan, rows: list[tuple[Row, ChatRequest | Failure]]
 ) -> dict[bytes, Outcome | None]:
     requests = [made for _, made in rows if isinstance(made, ChatRequest)]
-    key = pipeline.api_key(loaded)
-    with pipeline.opened(plan) as checkpoint:
+    key = api_key(loaded)
+    with pipeline.opened(plan) as checkpoint, explained(plan.job.endpoint, key):
         # Not a run of its own: `status` and the next run still tell how the last one ended.
         Asking(plan.job, key, checkpoint, plan.structure).ask(iter([Chunk(requests)]), lambda _: None, StopSwitch())
         keys = [request.key for request in requests]

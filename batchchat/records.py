@@ -132,9 +132,10 @@ class Failure:
     """Why an attempt, or a row, has no answer.
 
     `kind` is one word: `template` (the row cannot be turned into a request), `media` (nor can a file that it names),
-    `schema` (what came back does not fit the job's schema), `connect`, `timeout`, `rate_limit`,
-    `server`, `auth`, `credits`, `not_found`, `context_length`, `content_filter`, `bad_request`, `too_large`,
-    `protocol` (not a chat-completions reply), `empty_reply`. `status` is the HTTP status, None when there was no reply.
+    `schema` (what came back does not fit the job's schema), `connect`, `timeout`, `rate_limit`, `server`, `unavailable`
+    (not ready for anybody: loading, or a quota that comes back), `auth`, `credits`, `not_found`, `context_length`,
+    `content_filter`, `bad_request`, `too_large` (the request, or its reply), `protocol` (not a chat-completions reply),
+    `empty_reply`. `message` has at most 2 KB, and no key. `status` is the HTTP status, None when there was no reply.
     `code` is the provider's own machine-readable word, `param` the parameter that it blames. `retry_after_s` is the
     server's wish, in seconds from the reply. `is_outcome_unknown` says that the request may have been worked on, and
     billed, all the same; `usage` is what a reply that is no answer says it cost.
@@ -251,7 +252,8 @@ class FailureGroup:
 class JobStatus:
     """The newest run of a job (None: there was none), and what its checkpoint holds.
 
-    `state` is `running`, `finished`, `stopped` (it said why) or `killed` (it could not).
+    `state` is `running`, `finished`, `stopped` (it said why), `killed` (it could not) or `damaged` (the checkpoint is
+    not as it was written; the next run saves what can be).
     """
 
     job: str

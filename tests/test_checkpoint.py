@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointNewerError
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint, prepare_folder, set_aside
+from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
+from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
+from batchchat.keep.files import prepare_folder, set_aside
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
 from batchchat.records import (
     Answer,
@@ -75,7 +76,8 @@ with open_checkpoint(Path(sys.argv[1]), is_read_only=True) as checkpoint:
 MODES = """
 import json, os, sys
 from pathlib import Path
-from batchchat.keep.checkpoint import open_checkpoint, prepare_folder
+from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.keep.files import prepare_folder
 from batchchat.keep.lock import locked
 
 path = Path(sys.argv[1])
@@ -406,7 +408,7 @@ def test_another_programs_database_is_refused(tmp_path: Path, is_read_only: bool
         connection.execute("CREATE TABLE notes (text)")
     before = path.read_bytes()
     with (
-        pytest.raises(CheckpointDamagedError, match="not a checkpoint of batchchat; name another"),
+        pytest.raises(CheckpointForeignError, match="not a checkpoint of batchchat; name another"),
         open_checkpoint(path, is_read_only=is_read_only),
     ):
         pass
@@ -446,34 +448,85 @@ def test_zeroed_page_gives_no_wrong_answer(tmp_path: Path, is_read_only: bool) -
     assert refused >= page_count - 3  # the rest are indexes and free pages that reading does not need
 
 
-def test_damaged_answer_is_refused(tmp_path: Path) -> None:
-    """A stored answer that is no completion any more is refused as damaged."""
+CHANGES_OF_ANSWERS = [
+    "key = x'00' || substr(key, 2)",
+    "run = run + 1",
+    "latency_s = latency_s + 1",
+    "attempts = attempts + 1",
+    "fields = CAST(replace(fields, 'yes', 'yet') AS BLOB)",
+    "fields = x'7b7d'",
+    "reply = x'00'",
+    "first_token_s = 0.5",
+    "checksum = x'0000000000000000'",
+    "checksum = NULL",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_ANSWERS)
+def test_changed_answer_counts_as_not_there(tmp_path: Path, change: str) -> None:
+    """Whatever differs from what was stored, the key has no answer, and may get another."""
     with started(tmp_path / "c.sqlite") as checkpoint:
         checkpoint.commit([(b"key", answered())], Progress())
         with database(tmp_path / "c.sqlite") as connection:
-            connection.execute("UPDATE answers SET fields = x'7b7d'")
-        with pytest.raises(CheckpointDamagedError, match="a stored value cannot be read"):
-            checkpoint.outcomes([b"key"])
+            connection.execute(f"UPDATE answers SET {change}")
+        assert checkpoint.find([b"key"]) == {}
+        assert checkpoint.outcomes([b"key"], with_replies=True) == [None]
+        assert checkpoint.reply(b"key") is None
+        assert checkpoint.damaged_count == (0 if change.startswith("key") else 3)
+        checkpoint.commit([(b"key", answered("again"))], Progress())
+        assert checkpoint.find([b"key"]) == {b"key": True}
+        assert checkpoint.outcomes([b"key"], with_replies=True) == [answered("again")]
 
 
-def test_damaged_reply_is_refused(tmp_path: Path) -> None:
-    """A stored reply that cannot be decompressed is refused as damaged."""
+@pytest.mark.parametrize(
+    "change", ["message = 'other'", "kind = x'00'", "status = 200", "is_transient = 1", "run = 7", "checksum = x'00'"]
+)
+def test_changed_failure_counts_as_not_there(tmp_path: Path, change: str) -> None:
+    """A failure that is not as it was stored neither stands nor is shown: its row is asked again."""
     with started(tmp_path / "c.sqlite") as checkpoint:
-        checkpoint.commit([(b"key", answered())], Progress())
+        checkpoint.commit([(b"key", given_up(is_transient=False))], Progress())
         with database(tmp_path / "c.sqlite") as connection:
-            connection.execute("UPDATE answers SET reply = x'00'")
-        with pytest.raises(CheckpointDamagedError):
-            checkpoint.reply(b"key")
+            connection.execute(f"UPDATE failures SET {change}")
+        assert checkpoint.find([b"key"]) == {}
+        assert checkpoint.outcomes([b"key"]) == [None]
+        assert checkpoint.failure_groups(10) == []
+        assert checkpoint.damaged_count == 2
 
 
-@pytest.mark.parametrize("progress", ["x'00'", "x'7b2261223a20317d'"])
-def test_damaged_progress_is_refused(tmp_path: Path, progress: str) -> None:
-    """A run whose progress cannot be read is refused as damaged."""
-    with started(tmp_path / "c.sqlite") as checkpoint:
-        with database(tmp_path / "c.sqlite") as connection:
-            connection.execute(f"UPDATE runs SET progress = {progress}")
-        with pytest.raises(CheckpointDamagedError):
-            checkpoint.last_run()
+def test_row_that_the_index_leads_to_by_mistake_is_not_the_answer(tmp_path: Path) -> None:
+    """An index whose entries have changed places gives nobody another row's answer."""
+    path = tmp_path / "c.sqlite"
+    keys = [bytes([number]) * 32 for number in (1, 2)]
+    with started(path) as checkpoint:
+        checkpoint.commit([(key, answered(f"of {key[0]}")) for key in keys], Progress())
+    content = path.read_bytes()
+    # An entry of the index is the key and the row's number, which is 1 (a type without bytes) or 2.
+    first, second = (content.rindex(key) for key in keys)
+    swapped = {first: keys[1], second: keys[0]}
+    for at, key in swapped.items():
+        content = content[:at] + key + content[at + 32 :]
+    path.write_bytes(content)
+    with open_checkpoint(path, is_read_only=True) as checkpoint:
+        for key, outcome in zip(keys, checkpoint.outcomes(keys), strict=True):
+            assert outcome is None or outcome == replace(answered(f"of {key[0]}"), reply=b"")
+        assert checkpoint.outcomes(keys).count(None) > 0
+
+
+@pytest.mark.parametrize(
+    "change", ["progress = x'00'", "rows_total = 11", "end_reason = 'finished'", "checksum = NULL"]
+)
+def test_changed_run_counts_as_not_there(tmp_path: Path, change: str) -> None:
+    """A record of a run that is not as it was written is passed over for the one before it, and stops nobody."""
+    path = tmp_path / "c.sqlite"
+    for _ in range(2):
+        with started(path):
+            pass
+    with database(path) as connection:
+        connection.execute(f"UPDATE runs SET {change} WHERE run = 2")
+    with open_checkpoint(path) as checkpoint:
+        assert last_run_of(checkpoint).run == 1
+        checkpoint.start_run(10)
+        assert last_run_of(checkpoint).run == 3
 
 
 def test_reading_works_while_another_writes(tmp_path: Path) -> None:
@@ -536,11 +589,13 @@ def test_missing_checkpoint_is_not_made_by_reading(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_files_are_their_owners_alone(tmp_path: Path) -> None:
-    """Prompts and answers are private: umask 000 opens neither the folder nor any file in it."""
-    modes = json.loads(script(MODES, tmp_path / "made" / "c.sqlite", umask=0))
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_all_files_are_their_owners_alone(tmp_path: Path, umask: int) -> None:
+    """Prompts and answers are private, and their owner's, whatever the umask: both folders and every file in them."""
+    modes = json.loads(script(MODES, tmp_path / "made" / "too" / "c.sqlite", umask=umask))
     private = dict.fromkeys(["c.sqlite", "c.sqlite-shm", "c.sqlite-wal", "c.sqlite.lock"], "0o600")
-    assert modes == {"made": "0o700", **private}
+    assert modes == {"too": "0o700", **private}
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o700
 
 
 def test_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
@@ -636,9 +691,18 @@ def test_set_aside_leaves_another_programs_file(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     with database(path) as connection:
         connection.execute("CREATE TABLE notes (text)")
-    with pytest.raises(CheckpointDamagedError):
+    with pytest.raises(CheckpointForeignError):
         set_aside(path)
     assert path.exists()
+
+
+def test_set_aside_takes_a_damaged_file_as_it_is(tmp_path: Path) -> None:
+    """Who wants to start afresh need not have the old answers readable; they are kept all the same."""
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(b"no database" * 500)
+    aside = set_aside(path)
+    assert aside is not None
+    assert [(one, one.read_bytes()) for one in tmp_path.iterdir()] == [(aside, b"no database" * 500)]
 
 
 def test_first_run_has_none_before_it(tmp_path: Path) -> None:

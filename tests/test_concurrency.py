@@ -168,3 +168,45 @@ def test_limit_stays_in_bounds(events: list[tuple[Literal["full", "reply", "repl
                 concurrency.on_reply(now)
         assert isinstance(concurrency.limit, int)
         assert 1 <= concurrency.limit <= LARGEST_LIMIT
+
+
+def test_overloaded_endpoint_gets_less() -> None:
+    """A fifth of a round that says that there is too much to do cuts the limit once; fewer may be chance."""
+    limit = Concurrency("auto", 0.0)
+    limit.limit = 100
+    for _ in range(19):
+        limit.on_overload(1.0, 2.0)
+    assert limit.limit == 100
+    limit.on_overload(1.0, 2.0)
+    assert limit.limit == 80
+    for _ in range(100):
+        limit.on_overload(1.9, 2.5)  # they started under the higher limit
+    assert limit.limit == 80
+
+
+def test_overloads_of_different_rounds_are_chance() -> None:
+    """Two in every round never come to anything."""
+    limit = Concurrency("auto", 0.0)
+    now = 0.0
+    for _ in range(20):
+        for _ in range(2):
+            limit.on_overload(now, now)
+        before = limit.limit
+        for _ in range(limit.limit):
+            now += 0.1
+            limit.on_reply(now)
+        assert limit.limit >= before
+
+
+def test_limit_never_grows_beyond_what_the_system_allows() -> None:
+    """Neither at the start, nor by doubling, nor after a cut."""
+    for largest in (3, 20):
+        limit = Concurrency("auto", 0.0, largest=largest)
+        now = 0.0
+        for number in range(3_000):
+            assert limit.limit <= largest
+            limit.on_full()
+            now += 0.1 / limit.limit
+            limit.on_reply(now)
+            if number % 500 == 499:
+                limit.on_rate_limit(now)

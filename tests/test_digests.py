@@ -165,8 +165,8 @@ def run(path: Path, *, is_writable: bool, ends_with: BaseException | None) -> No
 
 def test_failure_to_write_ends_the_run(path: Path) -> None:
     """A checkpoint that cannot be written is told, for it could not take answers either."""
-    message = re.escape(f"{path}: the checkpoint cannot be used: no such table: media")
-    with pytest.raises(CheckpointError, match=f"^{message}$") as told:
+    message = re.escape(f"{path} is damaged: SQLite says: no such table: media")
+    with pytest.raises(CheckpointDamagedError, match=f"^{message}$") as told:
         run(path, is_writable=False, ends_with=None)
     assert told.value.exit_code == 3
 
@@ -206,6 +206,20 @@ def test_missing_or_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database" * 100)
     with pytest.raises(CheckpointDamagedError), open_digests(tmp_path / "text") as digests:
         digests.find("/a", 1, 1)
+
+
+@pytest.mark.parametrize("change", ["digest = x'00'", "mime_type = 'image/gif'", "size_bytes = 11", "checksum = NULL"])
+def test_damaged_digest_is_unknown(path: Path, change: str) -> None:
+    """A row that is not as it was written is none: the file is read again, and remembered again."""
+    with open_digests(path) as digests:
+        digests.remember("/a", 10, 20, *KNOWN)
+    with beside(path) as other:
+        other.execute(f"UPDATE media SET {change}")
+    with open_digests(path) as digests:
+        assert digests.recall("/a") is None
+        digests.remember("/a", 10, 20, *KNOWN)
+    with open_digests(path) as digests:
+        assert digests.find("/a", 10, 20) == KNOWN
 
 
 def test_media_are_remembered_across_runs(path: Path, tmp_path: Path) -> None:

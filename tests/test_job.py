@@ -68,14 +68,16 @@ def test_exit_codes_are_the_contract() -> None:
         "CheckpointError": 3,
         "CheckpointLockedError": 3,
         "CheckpointDamagedError": 3,
+        "CheckpointForeignError": 3,
         "CheckpointMissingError": 3,
         "CheckpointNewerError": 3,
+        "StorageError": 3,
         "EndpointRefusedError": 4,
         "InterruptedRunError": 2,
     }
 
 
-@pytest.mark.parametrize(("number", "name", "code"), [(2, "SIGINT", 130), (15, "SIGTERM", 143)])
+@pytest.mark.parametrize(("number", "name", "code"), [(2, "SIGINT", 130), (15, "SIGTERM", 143), (1, "SIGHUP", 129)])
 def test_interruption_carries_its_signals_code(number: int, name: str, code: int) -> None:
     """The signal decides the exit code, on the exception and not on its class."""
     error = InterruptedRunError(number)
@@ -121,9 +123,31 @@ def test_smallest_job_has_the_defaults() -> None:
         "concurrency": "auto",
         "max_attempts": 6,
         "timeout_s": 120.0,
+        "connect_timeout_s": 20.0,
+        "first_byte_timeout_s": None,
+        "idle_timeout_s": None,
+        "max_outage": 3600.0,
         "in_flight_bytes": 256 * 2**20,
         "grace_s": 30.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [(90, 90.0), (0.5, 0.5), ("90s", 90.0), ("10m", 600.0), ("1h", 3600.0), ("1h30m", 5400.0), ("1.5h", 5400.0)],
+)
+def test_duration_is_seconds_or_a_text_with_units(written: object, seconds: float) -> None:
+    """A number is seconds; a text says its units, the largest first."""
+    assert Limits.model_validate({"max_outage": written}).max_outage == seconds
+
+
+@pytest.mark.parametrize("written", ["", "h", "10", "5x", "30m1h", "-5s", 0, -1, True, float("inf"), "9999h"])
+def test_what_is_no_duration_is_an_error(written: object) -> None:
+    """A text without units might mean anything."""
+    if written == "10":
+        assert Limits.model_validate({"max_outage": written}).max_outage == 10.0  # as any number in quotes
+    else:
+        assert [field for field, _ in _errors(Limits, {"max_outage": written})] == ["max_outage"]
 
 
 def test_job_is_frozen() -> None:
@@ -255,12 +279,32 @@ def test_bare_base_url_has_no_key() -> None:
     assert endpoint.resolved_name == "127.0.0.1:8000/v1"
 
 
-def test_base_url_beside_provider_keeps_its_key() -> None:
-    """A provider at another address keeps its key variable but not its name."""
-    endpoint = Endpoint(provider="openai", base_url="https://proxy.example/v1")
-    assert endpoint.resolved_base_url == "https://proxy.example/v1"
-    assert endpoint.resolved_api_key_env == "OPENAI_API_KEY"
-    assert endpoint.resolved_name == "proxy.example/v1"
+@pytest.mark.parametrize(
+    ("url", "variable"),
+    [
+        ("https://proxy.example/v1", None),
+        ("https://api.openai.com.evil.example/v1", None),
+        ("https://api.openai.com:8443/v1", None),
+        ("http://api.openai.com/v1", None),
+        ("https://API.openai.com:443/v2", "OPENAI_API_KEY"),
+    ],
+)
+def test_providers_key_is_for_its_host_alone(url: str, variable: str | None) -> None:
+    """A provider at another address gets its key only when the job names it; another path is the same host."""
+    endpoint = Endpoint(provider="openai", base_url=url)
+    assert endpoint.resolved_base_url == url
+    assert endpoint.resolved_api_key_env == variable
+    assert Endpoint(provider="openai", base_url=url, api_key_env="OPENAI_API_KEY").resolved_api_key_env is not None
+
+
+def test_provider_at_another_address_has_another_name() -> None:
+    """Its answers are not those of the provider."""
+    assert Endpoint(provider="openai", base_url="https://proxy.example/v1").resolved_name == "proxy.example/v1"
+
+
+def test_key_file_takes_the_place_of_the_variable() -> None:
+    """A job that names a file does not get the provider's variable."""
+    assert Endpoint(provider="openai", api_key_file=Path("/k")).resolved_api_key_env is None
 
 
 def test_presets_own_url_keeps_its_name() -> None:

@@ -1,6 +1,7 @@
 """A job file on disk -> LoadedJob: messages, paths, overrides, and the line of a template's error."""
 
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from batchchat.errors import JobError, TemplateError
-from batchchat.job import Checkpoint, Endpoint, Input, Job, Limits, Output, Request
+from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
 from batchchat.jobfile import LoadedJob, job_from_mapping, load_job
 from batchchat.jobyaml import dotted
 from batchchat.prompt.template import compile_request
 
 REQUEST = "request:\n  model: m\n  messages:\n    - role: user\n      content: hi\n"
 TOP = "checkpoint, endpoint, input, limits, name, output, request"
-ENDPOINT = "api_key_env, base_url, name, provider"
-LIMITS = "concurrency, grace_s, in_flight_bytes, max_attempts, requests_per_minute, timeout_s, tokens_per_minute"
+ENDPOINT = "allow_http, api_key_env, api_key_file, base_url, name, provider"
+LIMITS = ", ".join(sorted(Limits.model_fields))
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_all_problems_come_at_once_in_file_order(path: Path) -> None:
         "  budget_usd: 5\n"
         "endpoint:\n"
         "  provider: oxn\n"
-        "  api_key: sk-secret\n"
+        "  baseurl: https://h\n"
         "request:\n"
         "  messages: []\n"
         "limit: 3\n"
@@ -132,7 +133,7 @@ def test_all_problems_come_at_once_in_file_order(path: Path) -> None:
         "FILE:11: limits.concurrency: must be 'auto', or must be at least 1; found 0",
         f"FILE:12: limits.budget_usd: unknown key; allowed here: {LIMITS}",
         f"FILE:14: endpoint.provider: must be {providers}; found 'oxn'",
-        f"FILE:15: endpoint.api_key: unknown key; did you mean `api_key_env`? Allowed here: {ENDPOINT}",
+        f"FILE:15: endpoint.baseurl: unknown key; did you mean `base_url`? Allowed here: {ENDPOINT}",
         "FILE:16: request.model: is required",
         "FILE:17: request.messages: must hold at least one message; found []",
         f"FILE:18: limit: unknown key; did you mean `limits`? Allowed here: {TOP}",
@@ -251,9 +252,216 @@ def test_misplaced_key_is_not_printed(path: Path, text: str) -> None:
     assert "sk-secret" not in "".join(_problems(path, f"{REQUEST}endpoint: {{{text}}}\n"))
 
 
-def test_unknown_key_hides_its_value(path: Path) -> None:
-    """`endpoint.api_key` is a common mistake, and its value is a key."""
-    assert "sk-secret" not in "".join(_problems(path, REQUEST + "endpoint: {api_key: sk-secret}\n"))
+CANARY = "sk-proj-7Hq2VbN9xLr4TzK8mWc5"
+INSTEAD = "a job never holds a key: put it into an environment variable and name that in endpoint.api_key_env"
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (f"endpoint: {{api_key: {CANARY}}}", f"endpoint.api_key: is no key of the endpoint: {INSTEAD}"),
+        ("endpoint: {apiKey: '${SHORT}'}", f"endpoint.apiKey: is no key of the endpoint: {INSTEAD}"),
+        (f"endpoint: {{token: {CANARY}}}", f"endpoint.token: is no key of the endpoint: {INSTEAD}"),
+        ("endpoint: {key: x}", f"endpoint.key: is no key of the endpoint: {INSTEAD}"),
+        (f"endpoint: {{headers: {{Authorization: {CANARY}}}}}", "endpoint.headers: cannot be set: the header"),
+        (f"endpoint: {{authorization: Bearer {CANARY}}}", "endpoint.authorization: cannot be set: the header"),
+        (
+            f"endpoint: {{api_key_env: {CANARY}}}",
+            "endpoint.api_key_env: looks like a key itself; it must be the name of",
+        ),
+        ("endpoint: {api_key_env: gsk_a1B2c3D4e5F6g7H8i9J0}", "endpoint.api_key_env: looks like a key itself"),
+        ("endpoint: {api_key_env: d3adb33fd3adb33fd3adb33fd3adb33f}", "endpoint.api_key_env: looks like a key itself"),
+        (
+            f"endpoint: {{api_key_file: {CANARY}}}",
+            "endpoint.api_key_file: looks like a key itself; it must be the path",
+        ),
+        (f"endpoint: {{name: {CANARY}}}", f"endpoint.name: looks like a key itself; {INSTEAD}"),
+        ("endpoint: {name: d3adb33fd3adb33fd3adb33fd3adb33f}", f"endpoint.name: looks like a key itself; {INSTEAD}"),
+        (f"endpoint: {{base_url: 'https://h/{CANARY}/v1'}}", f"endpoint.base_url: looks like a key itself; {INSTEAD}"),
+        (f"endpoint: {{provider: {CANARY}}}", f"endpoint.provider: looks like a key itself; {INSTEAD}"),
+        (f"api_key: {CANARY}", f"api_key: is no key of a job: {INSTEAD}"),
+    ],
+)
+def test_key_in_the_file_is_explained_and_not_printed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, text: str, start: str
+) -> None:
+    """Whatever it is called, a key that stands in the job is refused with what to do instead; its value is not said."""
+    monkeypatch.setenv("SHORT", "abc")
+    (problem,) = _problems(path, f"{REQUEST}{text}\n")
+    assert problem.startswith(f"FILE:6: {start}")
+    assert not any(key in problem for key in (CANARY, "gsk_a1", "d3adb33f", "abc"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"api_key: {CANARY}",
+        "headers: {X-Team: a}",
+        "extra_headers: {a: b}",
+        f"Authorization: Bearer {CANARY}",
+        f"user: {CANARY}",
+        f"user: Bearer {CANARY}",
+        "user: AIzaSyA1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuVw",
+        f"model: {CANARY}",
+    ],
+)
+def test_key_in_the_request_is_refused(path: Path, line: str) -> None:
+    """It would be sent in every body, and kept in the checkpoint."""
+    text = REQUEST.replace("  model: m\n", "") if line.startswith("model") else REQUEST
+    problems = _problems(path, f"{text}  {line}\n")
+    assert len(problems) == 1
+    assert "would be sent and kept as part of each row's request" in problems[0]
+    assert CANARY not in problems[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "request: {model: sk-telecom-7b-v2, messages: 'Is sk-proj-7Hq2VbN9xLr4TzK8mWc5 a key? Bearer tokens too'}",
+        "request: {model: hf_llama-3, messages: x, user: d3adb33fd3adb33fd3adb33fd3adb33f, token_limit: 5, keys: [a]}",
+        "request: {model: 'ft:gpt-4o-mini-2024-07-18:acme::9xQ2VbN7', messages: x, stop: Bearer, tools: [{key: sk-x}]}",
+        "request: {model: m, messages: x}\nendpoint: {name: vllm-2024-llama3-70b-instruct-gptq-int4-frankfurt}",
+        "request: {model: m, messages: x}\nendpoint: {base_url: 'https://h/v1/d3adb33fd3adb33fd3adb33fd3adb33f/gw'}",
+        "request: {model: m, messages: x}\nendpoint: {api_key_env: MY_TEAMS_KEY_FOR_THE_2ND_GATEWAY_IN_FRANKFURT}",
+        "request: {model: m, messages: x}\nendpoint: {api_key_file: /run/secrets/d3adb33fd3adb33fd3adb33fd3adb33f}",
+        "request: {model: m, messages: x}\nendpoint: {api_key_file: ~/.keys/oxen}",
+    ],
+)
+def test_prompts_models_and_names_raise_no_alarm(path: Path, text: str) -> None:
+    """Prompts may speak of keys, and models, gateways and files have long names."""
+    _load(path, text)
+
+
+def test_key_on_the_command_line_was_seen_by_others(path: Path) -> None:
+    """The list of processes shows arguments to every user; a key that stood there must be replaced."""
+    for name in ("endpoint.api_key", "endpoint.api_key_env", "request.headers", "request.user", "api_key"):
+        (problem,) = _problems(path, REQUEST, settings=[f"{name}={CANARY}"])
+        assert problem.startswith(f"--set {name}: {name}: ")
+        assert problem.endswith("the list of processes: have the provider replace it")
+        assert CANARY not in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (f"limits: {{timeout_s: {CANARY}}}", {}),
+        (f"limits: {CANARY}", {}),
+        (f"limits: [{CANARY}]", {}),
+        ("limits: {timeout_s: d3adb33fd3adb33fd3adb33fd3adb33f}", {}),
+        ("limits: {timeout_s: '${INNOCENT}'}", {}),
+        ("name: ${INNOCENT}/x", {}),
+        (f"checkpoint: {{{CANARY}: 5}}", {}),
+        (f"{CANARY}: 5", {}),
+        (f"output: {{keep: {CANARY}}}", {}),
+        (f"input: {{path: 'https://{CANARY}@h/x'}}", {}),
+        (f"a: b: {CANARY}", {}),
+        (f"a: !!int {CANARY}", {}),
+        (f"a: !{CANARY} x", {}),
+        ("", {"settings": [CANARY]}),
+        ("", {"settings": [f"{CANARY}=x"]}),
+        ("", {"settings": ["d3adb33fd3adb33fd3adb33fd3adb33f"]}),
+        ("", {"settings": [f"limits.timeout_s={CANARY}"]}),
+        ("name: x", {"settings": [f"name.{CANARY}.x=1"]}),
+        ("", {"endpoint": CANARY}),
+        ("", {"endpoint": "d3adb33fd3adb33fd3adb33fd3adb33f"}),
+        ("", {"endpoint": f"https://{CANARY}@h/v1"}),
+        ("", {"endpoint": f"https://h/v1?key={CANARY}"}),
+    ],
+)
+def test_no_error_shows_what_looks_like_a_key(
+    path: Path, monkeypatch: pytest.MonkeyPatch, text: str, options: dict[str, Any]
+) -> None:
+    """Wherever a key has got to by mistake, neither message nor traceback repeats it: they end up in logs."""
+    monkeypatch.setenv("INNOCENT", CANARY)
+    path.write_text(f"{REQUEST}{text}\n")
+    with pytest.raises(JobError) as caught:
+        load_job(path, **options)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert CANARY[8:] not in shown.replace(repr(CANARY), "")
+    assert "d3adb33f" not in shown
+
+
+@pytest.mark.parametrize("key", ["api_key", "api_key_env"])
+def test_key_in_a_mapping_is_in_no_traceback(tmp_path: Path, key: str) -> None:
+    """The same for a job from Python, whose errors are printed with all that caused them."""
+    with pytest.raises(JobError) as caught:
+        job_from_mapping({"request": {"model": "m", "messages": "x"}, "endpoint": {key: CANARY}}, tmp_path)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+# the way to the endpoint
+
+
+def test_key_of_two_places_is_a_problem(path: Path) -> None:
+    """A variable and a file both say where the key is."""
+    assert _problems(path, REQUEST + "endpoint:\n  api_key_env: A\n  api_key_file: b\n") == [
+        "FILE:8: endpoint.api_key_file: stands beside api_key_env, and both say where the key is; remove one"
+    ]
+
+
+def test_key_file_counts_from_the_job_file(path: Path) -> None:
+    """As all paths of a job do."""
+    assert _load(path, REQUEST + "endpoint: {api_key_file: k/oxen.key}\n").endpoint.api_key_file == (
+        path.parent / "k" / "oxen.key"
+    )
+
+
+OPEN = "leads to another machine without encryption, so that everybody on the way could read the rows and the key"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "example.com",
+        "127.0.0.1.evil.com",
+        "localhost.evil.com",
+        "evil-localhost",
+        "0.0.0.0",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "10.0.0.5:8000",
+        "192.168.1.2",
+        "[::]",
+        "[fe80::1]",
+        "127.0.0.1%2eevil.com",
+        "evil.com%5c.localhost",
+        "127。0。0。1",
+    ],
+)
+def test_open_way_to_another_machine_is_refused(path: Path, host: str) -> None:
+    """Prompts and key would be readable on the way; what only looks like this machine is another."""
+    text = f"{REQUEST}endpoint:\n  base_url: http://{host}/v1\n"
+    (problem,) = _problems(path, text)
+    assert problem.startswith(f"FILE:7: endpoint.base_url: {OPEN}")
+    assert problem.endswith(f"endpoint.allow_http: true; found 'http://{host}/v1'")
+    assert _load(path, f"{text}  allow_http: true\n").endpoint.base_url == f"http://{host}/v1"
+    assert _problems(path, REQUEST, endpoint=f"HTTP://{host}/v1")[0].startswith(
+        f"--endpoint: endpoint.base_url: {OPEN}"
+    )
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8391", "127.8.9.1", "[::1]:8000", "localhost", "LOCALHOST:1", "a.localhost"]
+)
+def test_open_way_within_this_machine_is_allowed(path: Path, host: str) -> None:
+    """Nothing leaves the machine."""
+    _load(path, f"{REQUEST}endpoint: {{base_url: 'http://{host}/v1'}}\n")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1@evil.com/v1", "http://127.0.0.1\\\\@evil.com/v1", "http://localhost#@h/"]
+)
+def test_user_in_the_url_hides_no_host(path: Path, url: str) -> None:
+    """What stands before an @ is no host, and is not allowed at all."""
+    assert "must not carry a user" in _problems(path, f'{REQUEST}endpoint: {{base_url: "{url}"}}\n')[0]
+
+
+@pytest.mark.parametrize("provider", list(PRESETS))
+def test_presets_are_encrypted_or_on_this_machine(path: Path, provider: str) -> None:
+    """No provider needs to be allowed."""
+    assert not _load(path, f"{REQUEST}endpoint: {{provider: {provider}}}\n").endpoint.is_open_to_read
 
 
 def test_yaml_problems_come_before_the_jobs(path: Path) -> None:
@@ -265,10 +473,10 @@ def test_yaml_problems_come_before_the_jobs(path: Path) -> None:
 
 
 def test_huge_number_is_a_problem(path: Path) -> None:
-    """Python prints no integer of more than 4,300 digits; the message must not need it."""
-    assert _problems(path, f"{REQUEST}limits: {{concurrency: 0x{'f' * 5000}}}\n") == [
-        "FILE:6: limits.concurrency: must be 'auto', or must be at most 4096; found a number of thousands of digits"
-    ]
+    """Python prints no integer of more than 4,300 digits; the message must not need it, nor print them all."""
+    (problem,) = _problems(path, f"{REQUEST}limits: {{concurrency: 0x{'f' * 5000}}}\n")
+    assert problem.startswith("FILE:6: limits.concurrency: ")
+    assert len(problem) < 200
 
 
 def test_unknown_home_folder_is_a_problem(path: Path) -> None:
@@ -443,7 +651,7 @@ def test_endpoint_option_takes_a_provider(path: Path, provider: str) -> None:
     """The file's whole `endpoint` is replaced: another provider's key or name must not stay."""
     text = REQUEST + "endpoint: {provider: groq, api_key_env: GROQ_KEY, name: prod}\n"
     endpoint = _load(path, text, endpoint=provider).endpoint
-    assert endpoint.model_dump() == {"provider": provider, "base_url": None, "api_key_env": None, "name": None}
+    assert endpoint == Endpoint.model_validate({"provider": provider})
 
 
 def test_endpoint_option_takes_a_url(path: Path) -> None:

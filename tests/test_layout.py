@@ -18,7 +18,7 @@ PACKAGE = Path(batchchat.__file__).parent
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
 
-VALUES = {"batchchat.records", "batchchat.errors"}
+VALUES = {"batchchat.records", "batchchat.errors", "batchchat.crashpoint"}
 TOP = {"batchchat.cli", "batchchat.__main__"}
 FACADE = "batchchat"
 """`import batchchat` loads nothing of the package until `run` is called: anyone may ask it for the version."""
@@ -26,7 +26,7 @@ FACADE = "batchchat"
 DOORS = {
     "polars": r"batchchat\.(read|write)\..*",
     "pyarrow": r"batchchat\.(read|write)\..*",
-    "httpx": r"batchchat\.send\.transport",
+    "httpx": r"batchchat\.send\.(transport|connections)",
     "sqlite3": r"batchchat\.keep\..*",
     "click": r"batchchat\.cli",
     "jinja2": r"batchchat\.prompt\..*",
@@ -248,3 +248,13 @@ def test_importing_has_no_effects(module: str) -> None:
         if isinstance(node, ast.Call)
     }
     assert calls & {"open", "os.getenv", "os.environ.get", "Path.cwd", "os.getcwd"} == set()
+
+
+@each_module
+def test_wall_clock_is_only_for_dates(module: str) -> None:
+    """It may jump: what waits goes by the monotonic clock, and only dates that are written or read need the other."""
+    calls = {ast.unparse(node.func) for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)}
+    is_for_dates = re.fullmatch(r"batchchat\.((keep|show|serve)\..*|send\.schedule|prompt\.media)", module)
+    assert is_for_dates or calls.isdisjoint({"time.time", "datetime.now", "datetime.datetime.now", "time.time_ns"})
+    if module == "batchchat.send.schedule":  # where it reads the dates in headers
+        assert SOURCES[module].count("time.time()") == SOURCES[module].count("unix_now=time.time()") == 1

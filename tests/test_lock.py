@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 
 from batchchat.errors import CheckpointError, CheckpointLockedError
 from batchchat.keep.lock import is_locked, lock_path, locked
-from tests.running import ROOT
+from batchchat.serve.server import EmbeddedEndpoint
+from batchchat.serve.settings import ServeSettings
+from tests.running import ROOT, write_csv, write_job
 
 HOLDER = """
 import sys
@@ -25,23 +28,6 @@ from batchchat.keep.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
-"""
-
-# Starts when standard input ends, says whether it got the lock, and lives until the other pipe ends.
-STARTER = """
-import os, sys
-from pathlib import Path
-from batchchat.errors import CheckpointLockedError
-from batchchat.keep.lock import locked
-
-print("ready", flush=True)
-sys.stdin.read()
-try:
-    with locked(Path(sys.argv[1])):
-        print("held", flush=True)
-        os.read(int(sys.argv[2]), 1)
-except CheckpointLockedError as error:
-    print("refused", flush=True)
 """
 
 WATCHER = """
@@ -56,7 +42,7 @@ while True:
 
 
 @contextmanager
-def process(script: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def process(script: str, *arguments: str | Path | int) -> Iterator[subprocess.Popen[str]]:
     """Run a script; go on when it has said its first word; kill it in the end."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     with subprocess.Popen(
@@ -137,34 +123,47 @@ def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
             assert child.poll() is None
 
 
-def test_twenty_starts_at_once_have_one_holder(tmp_path: Path) -> None:
-    """Of twenty processes that start together exactly one gets the lock, and the others are refused at once."""
-    path = tmp_path / "c.sqlite"
-    end_read, end_write = os.pipe()
-    start_read, start_write = os.pipe()
-    with ExitStack() as stack:
-        starters = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", STARTER, str(path), str(end_read)],
-                    cwd=ROOT,
-                    stdin=start_read,
-                    stdout=subprocess.PIPE,
-                    pass_fds=[end_read],
-                    text=True,
-                )
-            )
-            for _ in range(20)
-        ]
-        outputs = [starter.stdout for starter in starters if starter.stdout is not None]
-        assert [output.readline() for output in outputs] == ["ready\n"] * 20
+# Starts a job in as many processes at once, and says what became of each as soon as it is known: `pid code`.
+STARTS = """
+import os, sys
+import batchchat.pipeline
+from batchchat.__main__ import main
+
+start_read, start_write = os.pipe()
+for _ in range(int(sys.argv[2])):
+    if os.fork() == 0:
         os.close(start_write)
-        results = [output.readline() for output in outputs]
-        os.close(end_write)
-        assert sorted(results) == ["held\n"] + ["refused\n"] * 19
-        assert [starter.wait(timeout=20) for starter in starters] == [0] * 20
-    os.close(start_read)
-    os.close(end_read)
+        os.read(start_read, 1)
+        sys.argv[1:] = ["run", sys.argv[1], "--quiet"]
+        main()
+print("ready", flush=True)
+os.close(start_write)
+while True:
+    try:
+        child, status = os.wait()
+    except ChildProcessError:
+        break
+    print(child, os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+def test_fifty_runs_at_once_are_one(tmp_path: Path) -> None:
+    """Of fifty starts of one job one works, 49 exit 3 and name it; killed, it is in nobody's way."""
+    write_csv(tmp_path / "rows.csv", ["a", "b"])
+    with EmbeddedEndpoint(ServeSettings(latency_s=60)) as endpoint:
+        job = write_job(tmp_path, endpoint={"base_url": endpoint.base_url})
+        with process(STARTS, job, 50) as starts:
+            assert starts.stdout is not None
+            ended = [starts.stdout.readline().split() for _ in range(49)]
+            assert {code for _, code in ended} == {"3"}
+            checkpoint = tmp_path / ".batchchat" / "job.sqlite"
+            owner = int(lock_path(checkpoint).read_text().split()[1])
+            assert is_locked(checkpoint)
+            assert str(owner) not in {child for child, _ in ended}
+            os.kill(owner, signal.SIGKILL)
+            assert starts.stdout.readline().split() == [str(owner), "-9"]
+            with locked(checkpoint):
+                pass
 
 
 def test_lock_in_no_folder_is_refused(tmp_path: Path) -> None:

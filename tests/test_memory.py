@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests import torture
+from tests.torture import memory
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
@@ -11,15 +11,15 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     for rows in (2_000, 10_000):
         folder = tmp_path / str(rows)
         folder.mkdir()
-        peaks[rows] = torture.peak_memory_mb(folder, rows=rows, concurrency=32)
+        peaks[rows] = memory.peak_memory_mb(folder, rows=rows, concurrency=32)
     assert peaks[10_000] <= 1.3 * peaks[2_000]
 
 
 def test_memory_of_pictures_is_bounded_by_in_flight_bytes(tmp_path: Path) -> None:
     """Ninety pictures of 1 MB go through a bound of 8 MB, and take less than half of what they would at once."""
-    plain = torture.peak_memory_mb(_folder(tmp_path, "plain"), rows=200, concurrency=64)
+    plain = memory.peak_memory_mb(_folder(tmp_path, "plain"), rows=200, concurrency=64)
     peaks = {
-        bound: torture.peak_memory_with_pictures_mb(
+        bound: memory.peak_memory_with_pictures_mb(
             _folder(tmp_path, str(bound)), rows=90, concurrency=64, in_flight_bytes=bound * 2**20
         )
         for bound in (8, 512)

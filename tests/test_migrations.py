@@ -6,12 +6,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.keep.connection import connected
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from batchchat.keep.rows import answer_row, failure_row, is_whole, run_row
+from batchchat.records import Answer, Completion, FailedRow, Failure, Progress, RunRecord
 from tests.running import ROOT
 
 # What a released version has made is on people's disks: a new column is a new step, not a change of an old one.
@@ -37,12 +42,14 @@ V2_COLUMNS = {
     "failures": [*V1_COLUMNS["failures"], "fields", "reply"],
     "media": ["path", "size_bytes", "mtime_ns", "digest", "mime_type"],
 }
-NEWEST_COLUMNS = V2_COLUMNS
+V3_COLUMNS = {table: [*columns, "checksum"] for table, columns in V2_COLUMNS.items()}
+NEWEST_COLUMNS = V3_COLUMNS
 
 # Migrates a new file, and kills itself when a statement is about to begin.
 KILLED = """
 import os, signal, sqlite3, sys
 from batchchat.keep.migrations import migrate
+from batchchat.keep.rows import checksum
 
 def kill_before(statement):
     if statement.strip().startswith(sys.argv[2]):
@@ -50,14 +57,18 @@ def kill_before(statement):
 
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA journal_mode = WAL")
+connection.create_function("checksum", -1, checksum)
 connection.set_trace_callback(kill_before)
 migrate(connection)
 """
 
 
-def opened(path: Path) -> closing[sqlite3.Connection]:
-    """Open a file as `open_checkpoint` does, in autocommit mode."""
-    return closing(sqlite3.connect(path, isolation_level=None))
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file as `open_checkpoint` does; make it when it is not there."""
+    path.touch()
+    with connected(path, is_read_only=False) as connection:
+        yield connection
 
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
@@ -118,13 +129,61 @@ def test_kill_within_a_step_leaves_the_old_version(tmp_path: Path, statement: st
         assert (tables(connection), pragma(connection, "user_version")) == (NEWEST_COLUMNS, len(MIGRATIONS))
 
 
+def write_version_2(path: Path, *, answers: int = 1) -> None:
+    """Write a checkpoint as the second version left it, with rows in every table."""
+    run = RunRecord(1, 1.0, 2.0, 3.0, "finished", 4, "here", 5, Progress(rows_answered=answers))
+    failure = FailedRow(Failure("server", "no \u20ac", 500), is_transient=False, latency_s=None, attempts=2)
+    with opened(path) as connection:
+        connection.executescript("".join(MIGRATIONS[:2]))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 2")
+        for number in range(answers):
+            row = answer_row(b"%d" % number, 1, Answer(Completion(f"yes {number}"), b"{}", 2.0, 1))[:-1]
+            connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        row = failure_row(b"no", 1, failure)[:-1]
+        connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", run_row(run)[:-1])
+        connection.execute("INSERT INTO media VALUES ('/a.png', 1, 2, x'03', 'image/png')")
+
+
 def test_older_version_keeps_its_rows(tmp_path: Path) -> None:
     """A checkpoint of the first version gets the columns of the newest, and its answers stay as they were."""
     with opened(tmp_path / "c.sqlite") as connection:
         connection.executescript(f"{MIGRATIONS[0]} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;")
         assert tables(connection) == V1_COLUMNS
-        connection.execute("INSERT INTO answers VALUES (x'01', 1, 0.5, 2, '{}', x'02')")
+        connection.execute("INSERT INTO answers VALUES (x'01', 1, 0.5, 2, x'7b7d', x'02')")
         migrate(connection)
         assert tables(connection) == NEWEST_COLUMNS
-        rows = connection.execute("SELECT * FROM answers").fetchall()
-    assert rows == [(b"\x01", 1, 0.5, 2, "{}", b"\x02", None)]
+        (row,) = connection.execute("SELECT * FROM answers")
+    assert row[:-1] == (b"\x01", 1, 0.5, 2, b"{}", b"\x02", None)
+    assert is_whole("answers", row)
+
+
+def test_every_row_of_version_2_gets_its_checksum(tmp_path: Path) -> None:
+    """What was stored before there were checksums is read as before, and a change of it is seen from now on."""
+    path = tmp_path / "c.sqlite"
+    write_version_2(path)
+    with open_checkpoint(path) as checkpoint:
+        answer, failed = checkpoint.outcomes([b"0", b"no"])
+        assert isinstance(answer, Answer)
+        assert isinstance(failed, FailedRow)
+        assert (answer.completion.content, failed.failure.message) == ("yes 0", "no \u20ac")
+        run = checkpoint.last_run()
+        assert run is not None
+        assert (run.end_reason, run.progress.rows_answered, checkpoint.damaged_count) == ("finished", 1, 0)
+    with opened(path) as connection:
+        for table in NEWEST_COLUMNS:
+            assert [is_whole(table, row) for row in connection.execute(f"SELECT * FROM {table}")] == [True]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE answers", "ALTER TABLE media", "UPDATE media", "COMMIT"])
+def test_kill_while_checksums_are_made_leaves_version_2(tmp_path: Path, statement: str) -> None:
+    """A process that is killed among them leaves the version before, whole; the next one makes them all."""
+    path = tmp_path / "c.sqlite"
+    write_version_2(path, answers=300)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with opened(path) as connection:
+        assert (tables(connection), pragma(connection, "user_version")) == (V2_COLUMNS, 2)
+    with open_checkpoint(path) as checkpoint:
+        assert None not in checkpoint.outcomes([b"%d" % number for number in range(300)])

@@ -23,8 +23,8 @@ ENDS_THE_JOB = {
     "budget-exceeded": 429,
 }
 """The oddities that refuse the whole job, and their HTTP status."""
-WAITS = {"status-429", "error-array", "credits-in-flight"}
-"""Rate limits, after which the whole run waits and asks again for as long as an hour."""
+WAITS = {"status-429", "error-array", "credits-in-flight", "status-503", "status-529", "loading-model"}
+"""Limits, busy servers that name a time, and one that is not ready: the whole run waits for them and asks again."""
 
 FAILS = {
     **dict.fromkeys(("null-content", "empty-choices", "null-choices", "no-choices", "no-message"), "empty_reply"),
@@ -33,8 +33,8 @@ FAILS = {
     **dict.fromkeys(("html-200", "empty-body", "not-json"), "protocol"),
     **dict.fromkeys(("cut-connection", "closed-connection"), "connect"),
     **dict.fromkeys(("status-400", "status-422", "error-detail", "error-top-level"), "bad_request"),
-    **dict.fromkeys(("status-500", "status-502", "status-503", "status-529", "tool-use-failed"), "server"),
-    **dict.fromkeys(("error-string", "error-anthropic", "html-403", "html-502", "loading-model"), "server"),
+    **dict.fromkeys(("status-500", "status-502", "tool-use-failed", "error-string", "error-anthropic"), "server"),
+    **dict.fromkeys(("html-403", "html-502"), "server"),
     "unsupported-parameter": "bad_request",
     "context-length": "context_length",
     "prompt-filter": "content_filter",
@@ -100,6 +100,16 @@ def test_refusal_of_the_job_ends_it(name: str, status: int, tmp_path: Path) -> N
     ended = command("run", write_job(tmp_path, request=request), "--json")
     assert (ended.code, ended.summary["rows_failed"], ended.summary["outcome"]) == (4, 0, "refused")
     assert ended.summary["reason"].startswith(f"the endpoint refuses the job ({status}): ")
+
+
+@pytest.mark.parametrize("name", ["credits-in-flight", "loading-model", "status-503"])
+def test_wait_that_is_in_vain_ends_the_job(name: str, tmp_path: Path) -> None:
+    """A limit that does not lift, and a server that is never ready, end the run at `max_outage`; no row is blamed."""
+    (tmp_path / "rows.csv").write_text("id,text\n1,a\n2,b\n")
+    request = {"model": f"odd/{name}", "messages": [{"role": "user", "content": "Repeat: {{ text }}"}]}
+    limits = {"max_outage": "1s", "max_attempts": 1}
+    ended = command("run", write_job(tmp_path, request=request, limits=limits), "--json")
+    assert (ended.code, ended.summary["rows_failed"], ended.summary["outcome"]) == (4, 0, "refused")
 
 
 SCHEMA = {"mood": ["angry", "calm"], "urgent": "boolean"}

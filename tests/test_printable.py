@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.show.printable import one_line, printable, shortened
+from batchchat.show.printable import indented, on_one_line, one_line, printable, shortened
 
 BELL, ESC = "\x07", "\x1b"
 DIRECTION = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -98,6 +98,29 @@ def test_one_line_fits_its_width(text: str, width: int) -> None:
     assert len(line) <= width
     assert line.splitlines() in ([], [line])
     assert controls(line) == []
+
+
+@given(text=any_text)
+def test_name_stays_on_its_line(text: str) -> None:
+    """Whatever a file is called, it makes one line, without tabs, and nothing else of it is lost."""
+    line = on_one_line(text)
+    assert line.splitlines() in ([], [line])
+    assert controls(line) == []
+    assert line == "".join(" " if c in "\n\t\u2028\u2029" else c for c in printable(text))
+
+
+def test_spaces_of_a_name_are_kept() -> None:
+    """A name is shown so that it can be typed again."""
+    assert on_one_line(" a  b.csv") == " a  b.csv"
+    assert on_one_line("a\nbatchchat: fine\tx\u2028y") == "a batchchat: fine x y"
+
+
+@given(text=any_text)
+def test_only_the_first_line_is_not_indented(text: str) -> None:
+    """A provider's words of many lines have none that begins like one of ours."""
+    first, *others = indented(text).split("\n")
+    assert all(line.startswith("  ") for line in others)
+    assert controls("".join([first, *others])) == []
 
 
 @pytest.mark.parametrize(

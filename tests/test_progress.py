@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 
 import pytest
 
@@ -142,6 +143,21 @@ def test_empty_table_has_a_bar_too() -> None:
     """A job without rows shows that it has none."""
     written = on_a_terminal(SHOW.replace('"job", 100', '"job", 0').replace("range(0, 101, 10)", "[0]"), "30")
     assert "job: 0row [" in written
+
+
+NASTY = SHOW.replace('"job", 100', r'"j\x1b]0;x\x07o\nb\x9b2J\u202e", 100').replace(
+    "in_flight=3", r"notes=('a note\nbatchchat: fine\x1b[2J\u202e',), in_flight=3"
+)
+
+
+@pytest.mark.parametrize("place", [on_a_terminal, on_a_pipe])
+def test_names_and_notes_neither_steer_nor_forge(place: Callable[..., str]) -> None:
+    """A job's name and an endpoint's words, of which notes are made, stay on their lines, on a bar and in a log."""
+    written = place(NASTY, "0")
+    assert "jo b: 100" in written
+    assert "a note batchchat: fine" in written
+    left = written.replace("\x1b[A", "").replace("\r", "").replace("\n", "")
+    assert [character for character in left if not character.isprintable()] == []
 
 
 def test_pipe_gets_plain_lines() -> None:

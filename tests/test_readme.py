@@ -75,7 +75,7 @@ def test_exit_codes_of_the_table_are_those_of_the_errors() -> None:
     codes = {
         int(code) for cell in _first_cells(table_under("Errors and exit codes")) for code in re.findall(r"\d+", cell)
     }
-    found = {errors.EXIT_ANSWERED, errors.EXIT_ROWS_FAILED, cli.EXIT_SIGINT, cli.EXIT_SIGTERM}
+    found = {errors.EXIT_ANSWERED, errors.EXIT_ROWS_FAILED, *(128 + number for number in errors.STOPPING_SIGNALS)}
     found |= {kind.exit_code for kind in (errors.UsageError, errors.CheckpointError, errors.EndpointRefusedError)}
     assert codes == found
 

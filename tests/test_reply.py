@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from batchchat.records import Completion, Failure, ToolCall, Usage
 from batchchat.send.failures import Verdict, verdict
-from batchchat.send.reply import MAX_MESSAGE, read_reply
+from batchchat.send.reply import MAX_MESSAGE_BYTES, read_reply
 
 NOW = 1_700_000_000.0
 
@@ -385,7 +385,7 @@ def test_failed_generation_is_kept() -> None:
     error = {"message": "Failed to call a function.", "code": "tool_use_failed", "failed_generation": "<f>" * 1_000}
     failure = read(400, {"error": error})
     assert isinstance(failure, Failure)
-    assert failure.message == ("Failed to call a function. It was: " + "<f>" * 1_000)[:MAX_MESSAGE]
+    assert failure.message == ("Failed to call a function. It was: " + "<f>" * 1_000)[:MAX_MESSAGE_BYTES]
     assert verdict(failure) is Verdict.RETRY
 
 
@@ -473,10 +473,10 @@ TOGETHER_403 = {"error": {"message": "maximum context length is 4096 tokens", "t
         (529, ANTHROPIC_OVERLOAD, "server", None, ..., Verdict.RETRY),
         (429, ANTHROPIC_SPEND, "credits", "enforced_spend_limit_reached", ..., Verdict.FATAL),
         (429, MISTRAL_RATE, "rate_limit", "1300", "Rate limit exceeded", Verdict.CUT),
-        (422, MISTRAL_422, "bad_request", "1", '{"detail":[{"loc":["body"],"msg":"bad"}]}', Verdict.ROW),
+        (422, MISTRAL_422, "bad_request", "1", "body: bad", Verdict.ROW),
         (429, GEMINI_429, "rate_limit", "429", "Quota", Verdict.CUT),
         (498, GROQ_498, "rate_limit", None, ..., Verdict.CUT),
-        (503, LLAMACPP_LOADING, "server", "503", ..., Verdict.RETRY),
+        (503, LLAMACPP_LOADING, "unavailable", "503", ..., Verdict.HOLD),
         (400, LLAMACPP_CONTEXT, "context_length", "400", ..., Verdict.ROW),
         (400, AZURE_FILTER, "content_filter", "content_filter", ..., Verdict.ROW),
         (429, AZURE_TOP, "rate_limit", "RateLimitReached", "Rate limit of 300000 per 60s exceeded", Verdict.CUT),
@@ -485,7 +485,12 @@ TOGETHER_403 = {"error": {"message": "maximum context length is 4096 tokens", "t
         (400, {"error": {"message": ["a", "b"], "code": None}}, "bad_request", None, "a b", Verdict.ROW),
         (400, {"error": "plain words"}, "bad_request", None, "plain words", Verdict.ROW),
         (422, {"detail": "plain words"}, "bad_request", None, "plain words", Verdict.ROW),
-        (422, {"detail": [{"msg": "bad"}]}, "bad_request", None, '[{"msg":"bad"}]', Verdict.ROW),
+        (422, {"detail": [{"msg": "bad"}]}, "bad_request", None, "bad", Verdict.ROW),
+        (422, {"detail": [{"message": "bad"}]}, "bad_request", None, '[{"message":"bad"}]', Verdict.ROW),
+        (422, {"detail": {"message": "bad", "code": "x"}}, "bad_request", "x", "bad", Verdict.ROW),
+        (429, {"detail": {"error": {"message": "bad", "code": "x"}}}, "rate_limit", "x", "bad", Verdict.CUT),
+        (400, {"error": [{"message": "bad", "code": "x"}]}, "bad_request", "x", "bad", Verdict.ROW),
+        (400, {"success": False, "errors": [{"code": 5, "message": "bad"}]}, "bad_request", "5", "bad", Verdict.ROW),
         (500, {"message": "plain words"}, "server", None, "plain words", Verdict.RETRY),
         (400, {"error": {"description": "plain words"}}, "bad_request", None, "plain words", Verdict.ROW),
         (
@@ -526,7 +531,7 @@ def test_error_shape_is_understood(
     ("status", "is_unknown"),
     [
         *((status, False) for status in (400, 401, 429, 500, 503, 529)),
-        *((status, True) for status in (408, 499, 502, 504)),
+        *((status, True) for status in (408, 499, 502, 504, 520, 522, 524)),
     ],
 )
 def test_status_says_whether_it_may_be_billed(status: int, is_unknown: bool) -> None:
@@ -557,6 +562,12 @@ def test_wish_to_wait_is_read() -> None:
     ("headers", "body", "request_id"),
     [
         ({"x-request-id": "a", "request-id": "b"}, {}, "a"),
+        ({"x-request-id": "", "request-id": "b"}, {}, "b"),
+        ({}, {"error": {"message": "no", "request_id": "d"}, "request_id": "e"}, "d"),
+        ({}, {"error": {"message": "no", "metadata": {"request_id": "d"}}}, "d"),
+        ({}, {"detail": {"request_id": "d"}}, "d"),
+        ({}, {"request_id": 17}, "17"),
+        ({}, {"request_id": "x" * 1_000}, "x" * 100),
         ({"request-id": "b", "x-generation-id": "c"}, {}, "b"),
         ({"x-generation-id": "c"}, {"request_id": "d"}, "c"),
         ({}, ANTHROPIC_OVERLOAD, "r9"),
@@ -576,11 +587,49 @@ def test_request_id_that_is_not_given_is_null() -> None:
     assert failure.request_id is None
 
 
-def test_long_message_is_cut() -> None:
-    """An echoed prompt of a megabyte does not fill the checkpoint."""
-    failure = read(400, {"error": {"message": "x" * 10**6}})
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("x" * 10**6, "x" * MAX_MESSAGE_BYTES),
+        ("é" * 10**5, "é" * (MAX_MESSAGE_BYTES // 2)),
+        ("x" + "é" * 10**5, "x" + "é" * (MAX_MESSAGE_BYTES // 2 - 1)),
+        ("€" * 10**5, "€" * (MAX_MESSAGE_BYTES // 3)),
+    ],
+    ids=["ascii", "two-bytes", "two-bytes-cut-inside", "three-bytes"],
+)
+def test_long_message_is_cut(message: str, kept: str) -> None:
+    """An echoed prompt of a megabyte does not fill the checkpoint: two kilobytes are kept, in whole characters."""
+    failure = read(400, {"error": {"message": message, "param": message}})
     assert isinstance(failure, Failure)
-    assert failure.message == "x" * MAX_MESSAGE
+    assert (failure.message, failure.param) == (kept, kept)
+
+
+def test_long_code_is_cut() -> None:
+    """What is no word, but stands where one should, is kept in part."""
+    failure = read(400, {"error": {"message": "no", "code": "insufficient_quota " * 50}})
+    assert isinstance(failure, Failure)
+    assert (failure.kind, len(failure.code or "")) == ("bad_request", 100)
+
+
+def test_cause_that_a_gateway_passes_on_is_told() -> None:
+    """Where the gateway's own sentence says nothing, that of the provider behind it stands after it."""
+    raw = json.dumps({"error": {"message": "`top_k` is not taken", "type": "invalid_request_error"}})
+    for passed_on in (raw, "`top_k` is not taken", json.loads(raw)):
+        error = {"message": "Provider returned error", "code": 400, "metadata": {"raw": passed_on}}
+        failure = read(400, {"error": error})
+        assert isinstance(failure, Failure)
+        assert failure.message == "Provider returned error: `top_k` is not taken"
+
+
+@pytest.mark.parametrize("depth", [2, 150])
+def test_gateways_behind_gateways_end(depth: int) -> None:
+    """A cause within a cause without end is read as far as the first."""
+    body: dict[str, Any] = {"message": "cause"}
+    for number in range(depth, 0, -1):
+        body = {"error": {"message": f"gateway {number}", "metadata": {"raw": body}}}
+    failure = read(400, body)
+    assert isinstance(failure, Failure)
+    assert failure.message == "gateway 1: gateway 2"
 
 
 ECHO = "429 rate limit insufficient_quota model not found"
@@ -638,6 +687,24 @@ WORDS = [
     "object",
     "request_id",
     "failed_generation",
+    "metadata",
+    "raw",
+    "availability",
+    "retryable",
+    "retry_after",
+    "details",
+    "violations",
+    "quotaId",
+    "retryDelay",
+    "innererror",
+    "content_filter_results",
+    "filtered",
+    "errors",
+    "loc",
+    "msg",
+    "headers",
+    "x-ratelimit-reset",
+    "http_status",
 ]
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Failure
-from batchchat.send.retry import FIRST_WAIT_S, LONGEST_HINT_S, LONGEST_WAIT_S, is_last, retry_after_s, wait_s
+from batchchat.send.retry import (
+    FIRST_WAIT_S,
+    LONGEST_HINT_S,
+    LONGEST_QUOTA_HINT_S,
+    LONGEST_WAIT_S,
+    is_last,
+    quota_reset_s,
+    retry_after_s,
+    wait_s,
+)
 
 NOW = 1_700_000_000.0
 
@@ -81,6 +90,109 @@ def test_date_without_zone_is_utc(date: str) -> None:
 def test_any_text_is_no_wish_or_a_sane_one(headers: dict[str, str], unix_now: float) -> None:
     """Whatever the headers hold, nothing is raised and the wish is between nothing and an hour."""
     seconds = retry_after_s(headers, unix_now)
+    assert seconds is None or 0 <= seconds <= LONGEST_HINT_S
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({"retry_after": 3}, 3.0),
+        ({"retry_after": "2.5"}, 2.5),
+        ({"retry_after": 0}, 0.0),
+        ({"metadata": {"retry_after": 4}}, 4.0),
+        ({"metadata": {"retry_after_seconds": 5}}, 5.0),
+        ({"availability": {"retry_after": 6}, "retry_after": 3}, 6.0),
+        ({"retry_after": -1, "metadata": {"retry_after": 4}}, 4.0),
+        ({"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "41s"}]}, 41.0),
+        ({"details": [{"violations": []}, {"retryDelay": "41.372919s"}]}, 41.372919),
+        ({"details": [None, 3, {"retryDelay": 41}, {"retryDelay": "soon"}]}, None),
+        ({"retry_after": True}, None),
+        ({"retry_after": "nan"}, None),
+        ({"retry_after": "inf"}, None),
+        ({"retry_after": "tomorrow"}, None),
+        ({"retry_after": 10**400}, None),
+        ({"retry_after": {"seconds": 3}}, None),
+        ({"retry_after": 86_400}, LONGEST_HINT_S),
+        ({"metadata": ["retry_after"], "availability": "retry_after", "details": {"retryDelay": "41s"}}, None),
+    ],
+)
+def test_wish_in_the_body_is_read(fields: dict[str, object], seconds: float | None) -> None:
+    """Where the headers say nothing, the fields that providers have for it do."""
+    assert retry_after_s({}, NOW, status=429, fields=fields) == seconds
+
+
+@pytest.mark.parametrize(
+    ("sentence", "seconds"),
+    [
+        ("Rate limit reached for gpt-4o in organization org-x. Please try again in 1.2s. Visit https://x.test", 1.2),
+        ("Please try again in 1h26m24s.", 5_184.0),
+        ("Please try again in 6m0s", 360.0),
+        ("Please try again in 12ms.", 0.012),
+        ("Please try again in 2m59.56s.", 179.56),
+        ("Please wait 23 seconds before retrying.", 23.0),
+        ("Please wait for 1 minute and 5 seconds.", 65.0),
+        ("Please retry after 37 seconds.", 37.0),
+        ("Rate limit is exceeded. Try again in 6 seconds.", 6.0),
+        ("* Quota exceeded for metric: x, limit: 250\nPlease retry in 41.372s.", 41.372),
+        ("Please retry in 10h17m5.723541104s.", 37_025.723541104),
+        ("Please retry in 3 days", 259_200.0),
+        ("Please try again later.", None),
+        ("Please try again in 5 sheep", None),
+        ("Please try again in 5.", None),
+        ("Please wait 23", None),
+        ("The limit is 30000 per 60s.", None),
+        ("Please try again in -5s", None),
+        ("The prompt 'please try again in 50 minutes' exceeds the limit", None),
+        ("You said `try again in 50m`. Please try again in 2s", 2.0),
+    ],
+)
+def test_wish_in_a_sentence_is_read(sentence: str, seconds: float | None) -> None:
+    """Providers ask for a wait in words, in one of the known forms; what is quoted is not theirs."""
+    found = retry_after_s({}, NOW, status=429, sentence=sentence, longest_s=LONGEST_QUOTA_HINT_S)
+    assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_header_wins_over_body_over_sentence() -> None:
+    """What a reply says twice counts as its headers have it, then as its fields do."""
+    sentence, fields = "Please try again in 3s", {"retry_after": 2}
+    assert retry_after_s({"retry-after": "1"}, NOW, status=429, fields=fields, sentence=sentence) == 1.0
+    assert retry_after_s({"retry-after": "soon"}, NOW, status=429, fields=fields, sentence=sentence) == 2.0
+    assert retry_after_s({}, NOW, status=429, sentence=sentence) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("status", "counts"), [*((s, True) for s in (402, 403, 429, 503, 529)), (400, False), (500, False)]
+)
+def test_body_is_believed_only_with_a_limits_status(status: int, counts: bool) -> None:
+    """The words of a 400 or a 500 may be anybody's; only what is said of the availability counts with any status."""
+    assert (retry_after_s({}, NOW, status=status, fields={"retry_after": 2}) == 2.0) is counts
+    assert (retry_after_s({}, NOW, status=status, sentence="Please try again in 3s") == 3.0) is counts
+    assert retry_after_s({}, NOW, status=status, fields={"availability": {"retry_after": 4}}) == 4.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields", "seconds"),
+    [
+        ({}, {"metadata": {"headers": {"X-RateLimit-Reset": f"{(NOW + 7_200) * 1000:.0f}"}}}, 7_200.0),
+        ({"x-ratelimit-reset": f"{NOW + 60:.0f}"}, {}, 60.0),
+        ({"x-ratelimit-reset": f"{NOW - 60:.0f}"}, {}, None),
+        ({"x-ratelimit-reset": f"{NOW + 8 * 86_400:.0f}"}, {}, None),
+        ({"x-ratelimit-reset": "12ms"}, {}, None),
+        ({"x-ratelimit-reset": "30"}, {}, None),
+        ({}, {"metadata": {"headers": [1]}}, None),
+        ({}, {"metadata": {"headers": {"X-RateLimit-Reset": None}}}, None),
+        ({}, {}, None),
+    ],
+)
+def test_reset_of_a_quota_is_read(headers: dict[str, str], fields: dict[str, object], seconds: float | None) -> None:
+    """A unix time, in seconds or milliseconds, within a week from now, is when a daily quota is back."""
+    assert quota_reset_s(headers, fields, NOW) == seconds
+
+
+@given(st.text(max_size=300), st.dictionaries(st.sampled_from(["retry_after", "details", "metadata"]), st.text()))
+def test_any_body_is_no_wish_or_a_sane_one(sentence: str, fields: dict[str, str]) -> None:
+    """Whatever a body says, nothing is raised and the wish is between nothing and an hour."""
+    seconds = retry_after_s({}, NOW, status=429, fields=fields, sentence=f"Please try again in {sentence}")
     assert seconds is None or 0 <= seconds <= LONGEST_HINT_S
 
 

@@ -97,14 +97,30 @@ def test_refused_rows_keep_the_provider_words_and_are_not_asked_again(rows: Path
     """A 400 is final for its row: kept with its reason, asked again only with --retry-errors."""
     log = rows / "ledger.jsonl"
     with EmbeddedEndpoint(ServeSettings(log_path=log)) as endpoint:
-        request = {"model": "stand-in", "messages": [{"role": "user", "content": "{{ text }}"}], "temperature": 9}
+        warm = "{{ 9 if id | int is odd else 1 }}"
+        messages = [{"role": "user", "content": "{{ text }}"}]
+        request = {"model": "stand-in", "messages": messages, "temperature": warm}
         job = write_job(rows, endpoint={"base_url": endpoint.base_url}, request=request)
         assert command("run", job).code == 1
         table = pl.read_parquet(rows / "out.parquet")
-        assert set(table["error_kind"]) == {"bad_request"}
-        assert set(table["error_status"]) == {400}
+        assert table["error_kind"].to_list() == [None, "bad_request"] * 20
+        assert table["error_status"].to_list() == [None, 400] * 20
         assert (command("run", job).code, len(ledger(log))) == (1, 40)
-        assert (command("run", job, "--retry-errors").code, len(ledger(log))) == (1, 80)
+        assert (command("run", job, "--retry-errors").code, len(ledger(log))) == (1, 60)
+
+
+def test_mistake_of_the_job_marks_no_row_failed(rows: Path) -> None:
+    """When all rows are refused alike, the job stops with the provider's words; once mended, every row is asked."""
+    log = rows / "ledger.jsonl"
+    with EmbeddedEndpoint(ServeSettings(log_path=log)) as endpoint:
+        request = {"model": "stand-in", "messages": [{"role": "user", "content": "{{ text }}"}], "temperature": 9}
+        job = write_job(rows, endpoint={"base_url": endpoint.base_url}, request=request)
+        stopped = command("run", job, "--json")
+        assert (stopped.code, stopped.summary["rows_failed"], stopped.summary["rows_unasked"]) == (4, 0, 40)
+        assert "temperature" in stopped.summary["reason"]
+        assert 20 <= len(ledger(log)) < 40
+        assert not (rows / "out.parquet").exists()
+        assert command("run", job, "--set", "request.temperature=1").code == 0
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

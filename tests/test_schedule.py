@@ -19,11 +19,13 @@ import uvloop
 from batchchat.errors import BatchchatError, CheckpointError, EndpointRefusedError, InputError, InterruptedRunError
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress
 from batchchat.send.backlog import READY_LOW_WATER
+from batchchat.send.breaker import FIRST_ROWS, ROWS_IN_A_ROW
 from batchchat.send.concurrency import FIRST_LIMIT, LARGEST_LIMIT, Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing
-from batchchat.send.schedule import UNREACHED_TRIES, Schedule
+from batchchat.send.schedule import Schedule
 from batchchat.send.transport import Reply
+from batchchat.send.trouble import UNREACHED_TRIES
 
 Send = Callable[[bytes], Awaitable[Reply | Failure]]
 
@@ -497,7 +499,143 @@ def test_one_broken_row_among_answers_is_the_rows() -> None:
     assert {name: type(outcome) for name, outcome in store.by_name().items()} == {"a": Answer, "b": FailedRow}
 
 
+# Refusals that may be the job's
+
+
+def test_first_rows_refused_alike_stop_the_job() -> None:
+    """A parameter that the model does not take fails nobody: the job stops, and every row is still to be asked."""
+    script = Script({name: [refusal(400, f"Unsupported parameter in row {name}")] for name in names(200)})
+    store = MemoryStore()
+    with pytest.raises(
+        EndpointRefusedError, match=r"refused 20 rows in a row \(400\): Unsupported parameter"
+    ) as caught:
+        asyncio.run(run(schedule_of([chunk_of(*names(200))], store, script, concurrency=8)))
+    assert len(script.asked) <= FIRST_ROWS + 8
+    assert store.outcomes == []
+    assert (store.progress[-1].rows_failed, store.progress[-1].in_flight_bound) == (0, 0)
+    assert "check request in the job file" in str(caught.value)
+
+
+def test_many_rows_refused_alike_stop_a_job_that_worked() -> None:
+    """After an answer it takes more; what was answered is kept, what was refused is not marked failed."""
+    script = Script({name: [refusal(400, "no such parameter")] for name in names(300)[1:]})
+    store = MemoryStore()
+    with pytest.raises(EndpointRefusedError, match=f"refused {ROWS_IN_A_ROW} rows"):
+        asyncio.run(run(schedule_of([chunk_of(*names(300))], store, script, concurrency=1)))
+    assert list(store.by_name()) == ["r0"]
+    assert len(script.asked) == 1 + ROWS_IN_A_ROW
+
+
+def test_answers_still_on_their_way_do_not_hide_that_all_is_refused() -> None:
+    """Requests from before may be answered late; they are kept, and nobody is marked failed."""
+
+    async def scenario() -> MemoryStore:
+        endpoint, store = HeldEndpoint(), MemoryStore()
+        refused = 0
+
+        async def send(body: bytes) -> Reply | Failure:
+            nonlocal refused
+            if int(body[1:]) < 10:
+                return await endpoint(body)
+            refused += 1
+            if refused == 5:
+                endpoint.release.set()
+            await asyncio.sleep(0)
+            return refusal(400, "no such parameter")
+
+        with pytest.raises(EndpointRefusedError, match="rows in a row"):
+            await run(schedule_of([chunk_of(*names(300))], store, send, concurrency=12))
+        return store
+
+    assert sorted(asyncio.run(scenario()).by_name()) == sorted(names(10))
+
+
+def test_refusals_among_answers_are_the_rows_own() -> None:
+    """Every third row is refused in the same words, and the others are answered: each has its own outcome."""
+    script = Script({name: [refusal(400, "bad image")] for name in names(300)[::3]})
+    store = MemoryStore()
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(300))], store, script)))
+    assert (progress.rows_answered, progress.rows_failed) == (200, 100)
+    assert {name: type(outcome) for name, outcome in store.by_name().items()} == {
+        name: FailedRow if number % 3 == 0 else Answer for number, name in enumerate(names(300))
+    }
+
+
+def test_small_table_of_refused_rows_fails_row_by_row() -> None:
+    """Fewer rows than show whose the refusal is keep it, in the end."""
+    script = Script({name: [refusal(400, "bad")] for name in names(FIRST_ROWS - 1)})
+    store = MemoryStore()
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(FIRST_ROWS - 1))], store, script)))
+    assert progress.rows_failed == len(store.by_name()) == FIRST_ROWS - 1
+
+
+def test_stop_leaves_refusals_that_are_held_unasked() -> None:
+    """Nobody knows yet whose they are; they cost nothing, and the next run asks again."""
+
+    async def scenario() -> MemoryStore:
+        endpoint, store = HeldEndpoint(), MemoryStore()
+
+        async def send(body: bytes) -> Reply | Failure:
+            return refusal(400, "bad") if body == b"r0" else await endpoint(body)
+
+        schedule = schedule_of([chunk_of(*names(4))], store, send, concurrency=2)
+        task = asyncio.create_task(run(schedule))
+        await endpoint.hold(2)
+        schedule.stop(interrupt())
+        endpoint.release.set()
+        with pytest.raises(InterruptedRunError):
+            await task
+        return store
+
+    assert sorted(asyncio.run(scenario()).by_name()) == ["r1", "r2"]
+
+
 # Nothing is there
+
+
+def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
+    """A server that answers 503 to everybody for a while is down: all rows are answered with their first attempt."""
+    asked, back_at = 0, 0.0
+
+    async def send(body: bytes) -> Reply | Failure:
+        nonlocal asked, back_at
+        asked += 1
+        if asked == 11:
+            back_at = time.monotonic() + 0.7
+        is_down = time.monotonic() < back_at
+        await asyncio.sleep(0)
+        return refusal(503, "upstream is gone") if is_down else ANSWER
+
+    store = MemoryStore()
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(100))], store, send, concurrency=40, max_attempts=2)))
+    assert progress.rows_answered == 100
+    assert {outcome.attempts for outcome in store.by_name().values() if isinstance(outcome, Answer)} == {1}
+    assert progress.notes[0].startswith("waiting for the endpoint")
+
+
+def test_request_that_was_never_written_is_not_counted() -> None:
+    """When the run stops, what is still connecting was not asked: no request, no charge, no outcome."""
+
+    async def scenario() -> MemoryStore:
+        store = MemoryStore()
+        is_halted = asyncio.Event()
+
+        async def send(_: ChatRequest, body: bytes) -> Reply | Failure | None:
+            if body == b"r0":
+                return refusal(401)
+            await is_halted.wait()
+            return None
+
+        pacing = Pacing(RateLimits(None, None), Concurrency(4, 0.0), 3, HANG_S)
+        feed = iter([chunk_of(*names(8))])
+        schedule = Schedule(feed, store, send, pacing, lambda _: None, halt=is_halted.set)
+        with pytest.raises(EndpointRefusedError):
+            await run(schedule)
+        return store
+
+    store = asyncio.run(scenario())
+    assert store.outcomes == []
+    assert (store.progress[-1].requests_sent, store.progress[-1].in_flight_bound) == (1, 0)
 
 
 def test_outage_is_not_charged_and_recovers() -> None:
@@ -841,6 +979,7 @@ class Trial:
     last: dict[str, str] = field(default_factory=dict)
     in_flight: int = 0
     received: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     durable: set[str] = field(default_factory=set)
     bound: int = 0
     is_decided: bool = False
@@ -896,7 +1035,7 @@ def trial_send(trial: Trial, rng: random.Random, weights: Mapping[str, int]) -> 
         name = body.decode()
         trial.asked[name] += 1
         trial.expect(not trial.is_decided, "a request started after the deciding reply")
-        trial.expect(name not in trial.received, "asked again after its outcome")
+        trial.expect(name not in trial.received | trial.refused, "asked again after its outcome")
         trial.in_flight += 1
         occupied = trial.in_flight + len(trial.received - trial.durable)
         trial.expect(occupied <= trial.limit, f"{occupied} slots of {trial.limit}")
@@ -908,7 +1047,9 @@ def trial_send(trial: Trial, rng: random.Random, weights: Mapping[str, int]) -> 
         what = rng.choices(list(weights), list(weights.values()))[0]
         trial.last[name] = what
         trial.charged[name] += what not in {"rate limit", "fatal"}
-        if what in {"answer", "bad"} or (what not in {"rate limit", "fatal"} and _is_used_up(trial, name)):
+        if what == "bad":
+            trial.refused.add(name)  # held, without a slot, until it shows whether it is the row's own
+        elif what == "answer" or (what not in {"rate limit", "fatal"} and _is_used_up(trial, name)):
             trial.received.add(name)
         trial.is_decided = trial.is_decided or what == "fatal"
         return REPLIES[what]
@@ -979,7 +1120,7 @@ def _verdict(
     trial.expect(progress.requests_sent == trial.asked.total(), "requests are miscounted")
     trial.expect((progress.in_flight, progress.in_flight_bound) == (0, 0), "the end leaves something in flight")
     if kind not in {"store", "cut"}:
-        trial.expect(trial.received == set(outcomes), "an answer that was received was not kept")
+        trial.expect(trial.received == set(outcomes) - trial.refused, "an answer that was received was not kept")
     if isinstance(error, Progress):
         trial.expect(error == progress, "the last commit knows less than the caller")
         _check_finished(trial, before, outcomes, error, store)

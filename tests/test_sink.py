@@ -7,6 +7,8 @@ import datetime as dt
 import json
 import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchchat.errors import OutputError
+from batchchat.errors import OutputError, StorageError
 from batchchat.read.source import Source, open_source
 from batchchat.records import Answer, Batch, Completion, Outcome, ToolCall
 from batchchat.write.columns import COLUMNS, OutputPlan, answer_columns, plan_output
@@ -517,7 +519,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import polars as pl
-from batchchat.errors import OutputError
+from batchchat.errors import StorageError
 from batchchat.records import Batch
 from batchchat.write.columns import answer_columns, plan_output
 from batchchat.write.sink import Sink
@@ -531,7 +533,7 @@ try:
         for start in range(0, rows, 10_000):
             part = frame.slice(start, 10_000)
             sink.write(Batch(part, []), answer_columns([None] * part.height, plan))
-except OutputError as error:
+except StorageError as error:
     print(error)
 """
 
@@ -548,7 +550,7 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, suffix: str, rows: int, d
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )
     assert done.stdout.startswith(f"{path}: cannot be written: ")
-    assert "File too large" in done.stdout
+    assert "File too large; raise the limit on file sizes (ulimit -f)" in done.stdout
     assert done.stderr == ""
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -639,3 +641,64 @@ def test_endless_link_is_refused(tmp_path: Path) -> None:
     path.symlink_to(path)
     assert refusal(path) == f"{path}: cannot be written: Too many levels of symbolic links"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """The temporary file of a process that was killed goes when somebody writes into the folder, and nothing else."""
+    path = tmp_path / "o.csv"
+    other = tmp_path / ".batchchat-notes.txt"
+    other.touch()
+    script = KILLED_WRITER.format(path=str(path))
+    killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".batchchat-*.tmp"))) == 1
+    write_frame(path, TYPED)
+    assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+KILLED_WRITER = """
+import os, signal
+from pathlib import Path
+from batchchat.write.replacement import open_replacement
+
+open_replacement(Path({path!r}))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_file_that_a_live_process_writes_is_left_alone(tmp_path: Path) -> None:
+    """Two jobs that write into one folder at the same time do not remove each other's files."""
+    with Sink(tmp_path / "a.csv", plan_of(TYPED), TYPED.schema):
+        with Sink(tmp_path / "b.csv", plan_of(TYPED), TYPED.schema):
+            assert len(list(tmp_path.glob(".batchchat-*.tmp"))) == 2
+        check_output(tmp_path / "c.csv", [])
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "a.csv", tmp_path / "b.csv"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_what_only_looks_left_behind_stays(tmp_path: Path, kind: str) -> None:
+    """Only a plain file is removed, and a pipe does not keep anybody waiting."""
+    (tmp_path / "kept").touch()
+    odd = tmp_path / ".batchchat-odd.tmp"
+    if kind == "link":
+        odd.symlink_to(tmp_path / "kept")
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.mkdir()
+    write_frame(tmp_path / "o.csv", TYPED)
+    assert sorted(tmp_path.iterdir()) == [odd, tmp_path / "kept", tmp_path / "o.csv"]
+
+
+def test_no_open_files_left_is_no_mistake_of_the_users(tmp_path: Path) -> None:
+    """A system without room ends the run with exit 3, from which the same command goes on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held[0] + 1, hard))
+    try:
+        with pytest.raises(StorageError, match=r"Too many open files; raise the limit on open files") as caught:
+            check_output(tmp_path / "o.csv", [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(held[0])
+    assert (caught.value.exit_code, caught.value.is_resumable) == (3, True)

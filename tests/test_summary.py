@@ -229,6 +229,15 @@ def test_nothing_shown_steers_a_terminal(text: str) -> None:
     assert [character for character in shown if character == "\x1b" or "\x80" <= character <= "\x9f"] == []
 
 
+def test_names_and_notes_stay_on_their_lines() -> None:
+    """A line end in the name of a file, or in an endpoint's words, does not make a line of the summary."""
+    progress = replace(PROGRESS, notes=("a\nnote",))
+    text = show_summary.as_text(replace(SUMMARY, job="a\u2028b", output="o\nx: 5 rows", progress=progress))
+    assert len(text.splitlines()) == len(show_summary.as_text(SUMMARY).splitlines()) + 1
+    assert "output: o x: 5 rows" in text
+    assert "a note" in text
+
+
 def test_nested_cells_are_json() -> None:
     """A struct or a list is shown as what it is in every other place."""
     assert (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
+import resource
 import socket
 import struct
 import time
@@ -16,7 +18,9 @@ import httpx
 import pytest
 
 from batchchat.records import Failure
+from batchchat.send.connections import RACE_S
 from batchchat.send.failures import Verdict, verdict
+from batchchat.send.timelimits import TimeLimits
 from batchchat.send.transport import LINGER_S, Reply, Transport, proxy_for
 
 KEY = "sk-secret-1234567890"
@@ -107,10 +111,15 @@ async def serving(script: Script) -> AsyncIterator[Server]:
         await listener.wait_closed()
 
 
+def limits_of(total_s: float, **others: float) -> TimeLimits:
+    """Return limits of which only the whole one, and those that are named, can be met."""
+    return TimeLimits(**{"connect_s": 20.0, "first_byte_s": total_s, "idle_s": total_s, "total_s": total_s, **others})
+
+
 @asynccontextmanager
 async def reaching(base_url: str, *, timeout_s: float = 10.0, api_key: str | None = KEY) -> AsyncIterator[Transport]:
     """Give a transport to a base URL, and close it."""
-    transport = Transport(base_url, api_key=api_key, timeout_s=timeout_s)
+    transport = Transport(base_url, api_key=api_key, limits=limits_of(timeout_s))
     try:
         yield transport
     finally:
@@ -119,17 +128,17 @@ async def reaching(base_url: str, *, timeout_s: float = 10.0, api_key: str | Non
 
 def outcomes_of(
     script: Script, *, count: int = 1, timeout_s: float = 10.0, api_key: str | None = KEY
-) -> tuple[list[Reply | Failure], Server]:
+) -> tuple[list[Reply | Failure | None], Server]:
     """Send some requests one after the other, and return what became of them, and the server."""
 
-    async def scenario() -> tuple[list[Reply | Failure], Server]:
+    async def scenario() -> tuple[list[Reply | Failure | None], Server]:
         async with serving(script) as server, reaching(server.base_url, timeout_s=timeout_s, api_key=api_key) as way:
             return [await way.send(b'{"n":%d}' % number) for number in range(count)], server
 
     return asyncio.run(scenario())
 
 
-def outcome_of(script: Script, *, timeout_s: float = 10.0, api_key: str | None = KEY) -> Reply | Failure:
+def outcome_of(script: Script, *, timeout_s: float = 10.0, api_key: str | None = KEY) -> Reply | Failure | None:
     """Send one request, and return what became of it."""
     return outcomes_of(script, timeout_s=timeout_s, api_key=api_key)[0][0]
 
@@ -234,7 +243,7 @@ def test_any_status_is_a_reply(status: int) -> None:
 def test_refused_connection_was_not_sent() -> None:
     """Where nothing listens, the request was surely not worked on, and the message says where."""
 
-    async def scenario() -> tuple[Reply | Failure, int]:
+    async def scenario() -> tuple[Reply | Failure | None, int]:
         async with serving(yes) as server:
             port = server.port
         async with reaching(f"http://127.0.0.1:{port}/v1") as way:
@@ -250,7 +259,7 @@ def test_refused_connection_was_not_sent() -> None:
 def test_unknown_host_was_not_sent() -> None:
     """A name that does not resolve is nothing reached."""
 
-    async def scenario() -> Reply | Failure:
+    async def scenario() -> Reply | Failure | None:
         async with reaching("http://no-such-host.invalid/v1") as way:
             return await way.send(b"{}")
 
@@ -263,7 +272,7 @@ def test_unknown_host_was_not_sent() -> None:
 def test_connection_that_never_opens_was_not_sent() -> None:
     """With a timeout below 20 s too, a host that swallows connections was not reached: no attempt, nothing billed."""
 
-    async def scenario() -> Reply | Failure:
+    async def scenario() -> Reply | Failure | None:
         with socket.socket() as full:
             full.bind(("127.0.0.1", 0))
             full.listen(0)
@@ -344,7 +353,7 @@ def test_dribbling_reply_meets_the_deadline() -> None:
             await asyncio.sleep(0.01)  # the server's pace, not the test's
 
     failure = outcome_of(script, timeout_s=0.2)
-    assert failure == Failure("timeout", "no whole reply within 0.2 s", is_outcome_unknown=True)
+    assert failure == Failure("timeout", "no whole reply within 0.2 s", 200, is_outcome_unknown=True)
 
 
 def test_silent_endpoint_meets_the_deadline() -> None:
@@ -373,8 +382,13 @@ def test_connection_is_used_again() -> None:
 
 
 def test_failed_connection_is_replaced() -> None:
-    """After a reset, a cut body and a timeout, the next request gets a new connection and its own answer."""
-    faults: list[Script] = [reset_at_once, yes, cut_body, yes, close_at_once, yes, no_http, yes]
+    """After a cut body, nonsense and a late reset, the next request gets a new connection and its own answer."""
+
+    async def reset_later(exchange: Exchange) -> None:
+        await asyncio.sleep(3 * RACE_S)
+        exchange.reset()
+
+    faults: list[Script] = [reset_at_once, yes, cut_body, yes, reset_later, yes, no_http, yes]
 
     async def script(exchange: Exchange) -> None:
         await faults[exchange.number](exchange)
@@ -384,10 +398,119 @@ def test_failed_connection_is_replaced() -> None:
     assert server.connections == 5
 
 
+@pytest.mark.parametrize("fault", [reset_at_once, close_at_once])
+def test_used_connection_that_was_closed_meanwhile_costs_nothing(fault: Script) -> None:
+    """A server that closes an idle connection just as it is used never saw the request: it is sent once more."""
+    asked: list[bytes] = []
+
+    async def script(exchange: Exchange) -> None:
+        asked.append(exchange.body)
+        await (fault if exchange.number in (1, 3) else yes)(exchange)
+
+    outcomes, server = outcomes_of(script, count=3)
+    assert [type(outcome) for outcome in outcomes] == [Reply] * 3
+    assert asked == [b'{"n":0}', b'{"n":1}', b'{"n":1}', b'{"n":2}', b'{"n":2}']
+    assert server.connections == 3
+
+
+def test_free_repeat_is_made_once() -> None:
+    """When the new connection breaks as well, it is no race, and the outcome is unknown."""
+
+    async def script(exchange: Exchange) -> None:
+        await (reset_at_once if exchange.number in (1, 2) else yes)(exchange)
+
+    outcomes, server = outcomes_of(script, count=3)
+    assert [type(outcome) for outcome in outcomes] == [Reply, Failure, Reply]
+    assert isinstance(outcomes[1], Failure)
+    assert outcomes[1].is_outcome_unknown
+    assert len(server.exchanges) == 4
+
+
+def test_first_connection_that_breaks_is_not_asked_again() -> None:
+    """On a connection that was opened for it, a request has been seen: it may be billed."""
+
+    async def script(exchange: Exchange) -> None:
+        await (reset_at_once if exchange.number == 0 else yes)(exchange)
+
+    outcomes, server = outcomes_of(script)
+    assert isinstance(outcomes[0], Failure)
+    assert len(server.exchanges) == 1
+
+
+def test_each_time_limit_names_what_did_not_come() -> None:
+    """Connecting, the first byte, the time between two pieces and the whole each have a limit of their own."""
+
+    async def dribble(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+        while not exchange.writer.is_closing():
+            exchange.writer.write(b" ")
+            await asyncio.sleep(0.02)
+
+    async def stall(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n ")
+        await asyncio.sleep(5)
+
+    async def silence(exchange: Exchange) -> None:
+        await asyncio.sleep(5)
+
+    async def scenario(script: Script, limits: TimeLimits) -> tuple[Reply | Failure | None, float]:
+        async with serving(script) as server:
+            transport = Transport(server.base_url, api_key=None, limits=limits)
+            started_at = time.monotonic()
+            outcome = await transport.send(b"{}")
+            took_s = time.monotonic() - started_at
+            await transport.aclose()
+            return outcome, took_s
+
+    for script, limits, said, status in (
+        (silence, limits_of(4.0, first_byte_s=0.2), "no reply began within 0.2 s", None),
+        (stall, limits_of(4.0, first_byte_s=3.0, idle_s=0.2), "nothing more of the reply came for 0.2 s", 200),
+        (dribble, limits_of(0.4, first_byte_s=0.2, idle_s=0.1), "no whole reply within 0.4 s", 200),
+    ):
+        outcome, took_s = asyncio.run(scenario(script, limits))
+        assert outcome == Failure("timeout", said, status, is_outcome_unknown=True)
+        assert took_s < 1.0
+
+
+def test_halted_transport_writes_no_request() -> None:
+    """What is still connecting when the run stops is never sent, and is neither a reply nor a failure."""
+
+    async def scenario() -> tuple[list[Reply | Failure | None], Server]:
+        async with serving(yes) as server, reaching(server.base_url) as way:
+            sending = [asyncio.create_task(way.send(b"{}")) for _ in range(5)]
+            await asyncio.sleep(0)
+            way.halt()
+            return [*await asyncio.gather(*sending), await way.send(b"{}")], server
+
+    outcomes, server = asyncio.run(scenario())
+    assert outcomes == [None] * 6
+    assert server.exchanges == []
+
+
+def test_too_many_open_files_are_no_outage() -> None:
+    """Without a free descriptor nothing was sent; fewer requests at once are the remedy."""
+
+    async def scenario() -> Reply | Failure | None:
+        async with serving(yes) as server, reaching(server.base_url) as way:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                return await way.send(b"{}")
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    failure = asyncio.run(scenario())
+    assert isinstance(failure, Failure)
+    assert (failure.kind, failure.code, failure.is_outcome_unknown) == ("connect", "EMFILE", False)
+    assert verdict(failure) is Verdict.CUT
+
+
 def test_late_reply_never_answers_another_request() -> None:
     """The reply to a request that was given up is not taken for the next one's."""
 
-    async def scenario() -> tuple[list[Reply | Failure], int]:
+    async def scenario() -> tuple[list[Reply | Failure | None], int]:
         release = asyncio.Event()
 
         async def script(exchange: Exchange) -> None:
@@ -409,7 +532,7 @@ def test_late_reply_never_answers_another_request() -> None:
 def test_closed_idle_connection_is_not_used() -> None:
     """A server that closes idle connections costs a new connection and no failure."""
 
-    async def scenario() -> tuple[list[Reply | Failure], int]:
+    async def scenario() -> tuple[list[Reply | Failure | None], int]:
         async def script(exchange: Exchange) -> None:
             exchange.reply(200, b"yes")
             exchange.writer.close()
@@ -431,7 +554,7 @@ def test_closed_idle_connection_is_not_used() -> None:
 def test_many_requests_get_their_own_replies() -> None:
     """Three hundred requests at a time, in three waves: each gets its answer, over no more connections than that."""
 
-    async def scenario() -> tuple[list[Reply | Failure], int]:
+    async def scenario() -> tuple[list[Reply | Failure | None], int]:
         async def script(exchange: Exchange) -> None:
             await asyncio.sleep(0)
             exchange.reply(200, exchange.body)
@@ -451,7 +574,7 @@ def test_many_requests_get_their_own_replies() -> None:
 def test_cancelled_request_leaves_the_way_usable() -> None:
     """Requests cut off in the middle do not stand in the way of the next ones."""
 
-    async def scenario() -> list[Reply | Failure]:
+    async def scenario() -> list[Reply | Failure | None]:
         arrived = asyncio.Semaphore(0)
 
         async def script(exchange: Exchange) -> None:
@@ -527,8 +650,10 @@ def test_fault_that_quotes_the_key_is_redacted() -> None:
             """Fail as a parser does that quotes the line it could not read."""
             raise httpx.RemoteProtocolError(f"illegal status line: {request.headers['authorization']}")
 
-    async def scenario() -> Reply | Failure:
-        return await Transport("http://127.0.0.1:9", api_key=KEY, timeout_s=1.0, transport=Quoting()).send(b"{}")
+    async def scenario() -> Reply | Failure | None:
+        return await Transport("http://127.0.0.1:9", api_key=KEY, limits=limits_of(1.0), transport=Quoting()).send(
+            b"{}"
+        )
 
     assert asyncio.run(scenario()) == Failure(
         "connect",
@@ -597,7 +722,7 @@ def chunked(content: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(content), content)
 
 
-def content_of(outcome: Reply | Failure) -> str:
+def content_of(outcome: Reply | Failure | None) -> str:
     """Return the text of a reply's first choice."""
     assert isinstance(outcome, Reply), outcome
     return str(json.loads(outcome.body)["choices"][0]["message"]["content"])
@@ -731,7 +856,7 @@ def test_large_request_arrives_whole() -> None:
     """A body that goes out in slices is the same, with its length."""
     body = bytes(range(256)) * 5_000
 
-    async def scenario() -> tuple[Reply | Failure, Server]:
+    async def scenario() -> tuple[Reply | Failure | None, Server]:
         async with serving(yes) as server, reaching(server.base_url) as way:
             return await way.send(body), server
 
@@ -751,7 +876,7 @@ def test_choices_one_after_the_other_are_all_read() -> None:
         await asyncio.sleep(LINGER_S + 0.3)
         exchange.writer.write(chunked(end % (1, b"b")) + chunked(b"data: [DONE]\n\n") + chunked(b""))
 
-    async def scenario() -> Reply | Failure:
+    async def scenario() -> Reply | Failure | None:
         async with serving(script) as server, reaching(server.base_url) as way:
             return await way.send(b"{}", choice_count=2)
 
@@ -808,6 +933,7 @@ def test_key_is_taken_out_however_it_is_spelled(shape: str, spelled: str) -> Non
         exchange.reply(200, content.encode(), content_type=kind)
 
     outcome = outcome_of(script)
+    assert outcome is not None
     kept = outcome.message.encode() if isinstance(outcome, Failure) else outcome.body
     assert b"[redacted]" in kept
     assert KEY.encode() not in kept
@@ -825,4 +951,5 @@ def test_endless_reply_is_not_read_to_its_end() -> None:
 
     failure = outcome_of(script)
     assert isinstance(failure, Failure)
-    assert (failure.kind, failure.message) == ("protocol", "the reply cannot be read: the reply is larger than 64 MB")
+    assert (failure.kind, failure.message) == ("too_large", "the reply is larger than 64 MB")
+    assert verdict(failure) is Verdict.ROW

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from batchchat.errors import CheckpointError
-from batchchat.keep.checkpoint import BUSY_TIMEOUT_S, opening_mode, translated
+from batchchat.keep.connection import connected, translated
+from batchchat.keep.rows import COLUMNS, is_whole, with_checksum
 
 GATHERED = 256
 """Digests that are written in one transaction."""
@@ -76,13 +77,13 @@ class Digests:
         Raises:
             CheckpointError: it cannot be written, and so neither could answers; what has gathered stays.
         """
-        rows = [(name, *known) for name, known in self._gathered.items()]
+        rows = [with_checksum("media", (name, *known)) for name, known in self._gathered.items()]
         if not rows:
             return
         with translated(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany("INSERT OR REPLACE INTO media VALUES (?, ?, ?, ?, ?)", rows)
+                self._connection.executemany("INSERT OR REPLACE INTO media VALUES (?, ?, ?, ?, ?, ?)", rows)
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -91,10 +92,11 @@ class Digests:
         self._gathered.clear()
 
     def _stored(self, name: str | bytes) -> _Known | None:
-        query = "SELECT size_bytes, mtime_ns, digest, mime_type FROM media WHERE path = ?"
+        """Return what is stored of a path; a row that is damaged is none, and the file is read again."""
+        query = f"SELECT {', '.join(COLUMNS['media'])} FROM media WHERE path = ?"  # noqa: S608
         with translated(self.path):
-            row: _Known | None = self._connection.execute(query, (name,)).fetchone()
-        return row
+            row = self._connection.execute(query, (name,)).fetchone()
+        return row[1:-1] if row is not None and is_whole("media", (name, *row[1:])) else None
 
 
 @contextmanager
@@ -106,18 +108,10 @@ def open_digests(path: Path, *, is_read_only: bool = False) -> Iterator[Digests]
     Raises:
         CheckpointError: the system refuses it.
     """
-    with translated(path):
-        uri = f"{path.absolute().as_uri()}?{opening_mode(path) if is_read_only else 'mode=rw'}"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-    try:
+    with connected(path, is_read_only=is_read_only) as connection:
         with translated(path):
             connection.execute("PRAGMA synchronous = NORMAL")
         yield from _flushed(Digests(path, connection, is_read_only=is_read_only))
-    finally:
-        with translated(path):
-            connection.close()
 
 
 def _flushed(digests: Digests) -> Iterator[Digests]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batchchat.errors import CheckpointError, CheckpointLockedError
+from batchchat.crashpoint import crash_point
+from batchchat.errors import CheckpointError, CheckpointLockedError, remedy
 
 MODE = 0o600
 TRIES = 5
@@ -32,13 +33,17 @@ def locked(checkpoint: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     except OSError as error:
-        message = f"{path}: the lock file cannot be made: {error.strerror}"
+        message = f"{path}: the lock file cannot be made: {error.strerror}{remedy(error)}"
         raise CheckpointError(message) from error
     try:
+        with suppress(OSError):  # a lock file of another user; the umask may have taken our own rights
+            os.fchmod(descriptor, MODE)
+        crash_point("before-lock")
         _take(descriptor, checkpoint)
         with suppress(OSError):  # a full disk: the lock holds, only its owner is not named
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        crash_point("after-lock")
         yield
     finally:
         os.close(descriptor)

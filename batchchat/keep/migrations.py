@@ -2,6 +2,8 @@
 
 import sqlite3
 
+from batchchat.crashpoint import crash_point
+
 APPLICATION_ID = 0x62636874  # "bcht": tells a checkpoint from any other SQLite file
 
 _V1 = """
@@ -51,19 +53,40 @@ CREATE TABLE media (
 );
 """
 
-MIGRATIONS = (_V1, _V2)
+# A checksum is over the key and all other columns.
+_V3 = """
+ALTER TABLE answers ADD COLUMN checksum BLOB;
+UPDATE answers SET checksum =
+    checksum('answers', key, run, latency_s, attempts, fields, reply, first_token_s);
+ALTER TABLE failures ADD COLUMN checksum BLOB;
+UPDATE failures SET checksum = checksum('failures',
+    key, run, is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply);
+ALTER TABLE runs ADD COLUMN checksum BLOB;
+UPDATE runs SET checksum =
+    checksum('runs', run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress);
+ALTER TABLE media ADD COLUMN checksum BLOB;
+UPDATE media SET checksum = checksum('media', path, size_bytes, mtime_ns, digest, mime_type);
+"""
+
+MIGRATIONS = (_V1, _V2, _V3)
 """What brings a file from version n to n + 1; the version stands in SQLite's `user_version`."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring an open checkpoint to the newest version; `connection` is in autocommit mode.
+    """Bring an open checkpoint to the newest version; `connection` is in autocommit mode and has `checksum`.
 
-    The caller has made sure that it is not newer than that.
+    The caller has made sure that it is not newer than that. An error undoes the step that it comes from.
     """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         # One script is one transaction: a kill in the middle leaves the version before it.
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {script}"
-            f" PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
-        )
+        try:
+            connection.executescript(f"BEGIN IMMEDIATE; {script}")
+            crash_point("in-migration")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

@@ -10,7 +10,8 @@ import orjson
 
 from batchchat.records import Completion, Failure, Usage
 from batchchat.send.pacing import Pending
-from batchchat.send.structured import MAX_FAILURE, Structure, Turn, added, body_for
+from batchchat.send.reply import shown_message
+from batchchat.send.structured import Structure, Turn, added, body_for
 
 _NOTES = {
     1: "the endpoint does not take response_format json_schema; the schema goes into the prompt, with json_object",
@@ -68,7 +69,8 @@ class Ladder:
         judged = self._structure.resume(pending.last[0], pending.request.body, pending.turn)
         if not isinstance(judged, Failure):
             return judged
-        return replace(judged, message=f"{judged.message}; a correction was refused: {failure.message}"[:MAX_FAILURE])
+        message = shown_message(f"{judged.message}; a correction was refused: {failure.message}")
+        return replace(judged, message=message)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What the schedule works with: the limits it obeys, the rows it moves, and the store that it needs."""
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,8 +14,8 @@ from batchchat.send.transport import Reply
 EMPTY_TRIES = 3
 """Attempts at most for a row to which the model answers nothing: each of them is paid for."""
 
-Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure]]
-"""What sends a request with this body, once."""
+Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure | None]]
+"""What sends a request with this body, once; None where it was halted before anything was written."""
 
 
 class Store(Protocol):
@@ -29,7 +30,7 @@ class Store(Protocol):
 
 @dataclass(slots=True)
 class Pending:
-    """A request that has no outcome yet, and the attempts that counted.
+    """A request that has no outcome yet, when it last started, and the attempts that counted.
 
     `turn` is what its next request adds to its own body, `turns` how many replies were paid for and not its last, and
     `last` the newest of these, as read and as received.
@@ -38,6 +39,7 @@ class Pending:
     """
 
     request: ChatRequest
+    started_at: float = -math.inf
     attempts: int = 0
     lone_rate_limits: int = 0
     passed_before: int | None = None
@@ -64,8 +66,10 @@ class Pending:
 class Pacing:
     """What the schedule obeys: the job's limits as the send room's arithmetic.
 
-    `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes alone. `model_varies` says
-    that rows name the model, so that an unknown one may be a row's own trouble.
+    `max_outage_s` is how long an endpoint that is down is waited for; without `waits_for_first`, one that never
+    answered anything is not. `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes
+    alone. `model_varies` says that rows name the model, so that an unknown one may be a row's own trouble. `notes` are
+    sentences for the user on how the limits came about.
     """
 
     rates: RateLimits
@@ -74,3 +78,6 @@ class Pacing:
     grace_s: float
     in_flight_bytes: int = 2**63
     model_varies: bool = False
+    max_outage_s: float = 3_600.0
+    waits_for_first: bool = False
+    notes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """(status, headers, body) -> Completion or Failure; never raises on bad bytes.
 
-It reads every shape of an error that endpoints are known to send, also inside a 200; what a reply that is none says is
-in `answer.py`. It keeps what it is told, and invents nothing.
+It reads errors also inside a 200. Where an error says what is in `errorbody.py`, what a reply that is none says in
+`answer.py`. It keeps what it is told, and invents nothing.
 """
 
 from collections.abc import Mapping
@@ -10,16 +10,20 @@ from typing import Any
 
 from batchchat.records import Completion, Failure
 from batchchat.send.answer import choices_of, completion_of, says_nothing
+from batchchat.send.errorbody import fields_of, message_of, name_of, request_id_of, status_in, words_of
+from batchchat.send.errorwords import HINTED, PAGE
 from batchchat.send.failures import kind_of, status_of
-from batchchat.send.jsonvalue import items_of, json_text, mapping_of, read_json, text_of
-from batchchat.send.retry import retry_after_s
+from batchchat.send.jsonvalue import items_of, json_text, read_json, text_of
+from batchchat.send.redaction import without_keys
+from batchchat.send.retry import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
 
-MAX_MESSAGE = 2_000
-"""Characters of a provider's message that are kept."""
+MAX_MESSAGE_BYTES = 2_048
+"""Bytes of UTF-8 of a provider's message that are kept."""
 
-_MODERATION_FIELDS = frozenset({"reasons", "flagged_input", "patterns"})
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id")
 _ERROR_REASONS = ("error", "abort")
+_UNKNOWN_STATUSES = frozenset({408, 499, 502, 504, *range(520, 525)})
+"""Statuses by which something in front gives up waiting, and does not know what the model did meanwhile."""
 
 
 def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, unix_now: float) -> Completion | Failure:
@@ -28,7 +32,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, unix_now
     if not 200 <= status < 300:
         return _error(status, headers, body, data, unix_now)
     if error_inside(data):
-        return _error(_inner_status(_error_fields(data)), headers, body, data, unix_now)
+        return _error(status, headers, body, data, unix_now)
     if not isinstance(data, dict):
         return _no_answer("protocol", f"the reply is not a chat completion: {snippet(body)}", status, headers)
     if not any(isinstance(choice.get("message"), dict) for choice in choices_of(data)):
@@ -66,73 +70,63 @@ def snippet(body: bytes) -> str:
 
 
 def _no_answer(kind: str, message: str, status: int, headers: Mapping[str, str]) -> Failure:
-    return Failure(kind, message, status, request_id=_request_id(headers), is_outcome_unknown=True)
-
-
-def _inner_status(fields: Mapping[str, Any]) -> int:
-    """Return the status that an error inside a 200 would have had: its own number, or what its words mean."""
-    for name in ("code", "status"):
-        code = fields.get(name)
-        if isinstance(code, str) and code.isascii() and code.isdecimal() and len(code) == 3:
-            code = int(code)
-        if isinstance(code, int) and 400 <= code < 600:
-            return code
-    return status_of(_words(fields) | {text_of(fields.get(name)) for name in ("status", "status_message")})
-
-
-def _words(fields: Mapping[str, Any]) -> frozenset[str]:
-    """Return the structured words of an error, by which it is judged."""
-    words = frozenset(str(fields[key]) for key in ("code", "type") if isinstance(fields.get(key), (str, int)))
-    is_moderation = not _MODERATION_FIELDS.isdisjoint(mapping_of(fields.get("metadata")))
-    return words | {"content_filter"} if is_moderation else words
+    return Failure(kind, shown_message(message), status, request_id=_request_id(headers), is_outcome_unknown=True)
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix_now: float) -> Failure:
-    fields = _error_fields(data)
-    message = _message(fields) or snippet(body) or "no message"
+    fields = fields_of(data, error_inside(data))
+    if 200 <= status < 300:
+        status = status_in(fields) or status_of(words_of(fields))
+    message = message_of(fields)[: 2 * MAX_MESSAGE_BYTES] or snippet(body) or "no message"
+    sentence = _cut(message) if isinstance(data, (dict, list)) else ""  # a text or a page is nobody's sentence
+    words = words_of(fields) | _told(status, headers, data, fields, unix_now)
+    kind = kind_of(status, words, sentence)
     if 300 <= status < 400:
         message = f"the base URL redirects to {headers.get('location', 'an unnamed place')}; redirects are not followed"
-    is_page = status == 403 and data is None  # from something in front of the API: a block that may pass
-    kind = "server" if is_page else kind_of(status, _words(fields), message)
     failed_generation = text_of(fields.get("failed_generation"))
     if failed_generation:
-        message = f"{message} It was: {failed_generation}"
+        message = f"{_cut(message)} It was: {failed_generation}"
     return Failure(
         kind=kind,
-        message=message[:MAX_MESSAGE],
+        message=shown_message(message),
         status=status,
-        code=str(fields["code"]) if isinstance(fields.get("code"), (str, int)) else None,
-        param=text_of(fields.get("param"))[:MAX_MESSAGE] or None,
-        retry_after_s=retry_after_s(headers, unix_now),
-        request_id=_request_id(headers) or text_of(fields.get("request_id")) or None,
-        is_outcome_unknown=status in (200, 408, 499, 502, 504),
+        code=name_of(fields.get("code")),
+        param=_cut(text_of(fields.get("param"))) or None,
+        retry_after_s=_wish_s(kind, status, headers, fields, sentence, unix_now),
+        request_id=_request_id(headers) or request_id_of(fields),
+        is_outcome_unknown=status in _UNKNOWN_STATUSES,
     )
 
 
-def _error_fields(data: Any) -> dict[str, Any]:
-    """Return an error's fields, whichever shape it came in; what stands outside `error` fills in what is missing."""
-    if isinstance(data, list):
-        data = data[0] if data else None
-    if not isinstance(data, dict):
-        return {}
-    inner = error_inside(data)
-    if isinstance(inner, str):
-        inner = {"message": inner}
-    outer = {key: value for key, value in data.items() if key not in ("error", "choices")}
-    return {**outer, **inner} if isinstance(inner, dict) else outer
+def _told(
+    status: int, headers: Mapping[str, str], data: Any, fields: Mapping[str, Any], unix_now: float
+) -> frozenset[str]:
+    """Return what a reply says without a word for it."""
+    is_hinted = retry_after_s(headers, unix_now, status=status, fields=fields) is not None
+    told = {PAGE: not isinstance(data, (dict, list)), HINTED: is_hinted}
+    return frozenset(word for word, is_told in told.items() if is_told)
 
 
-def _message(fields: Mapping[str, Any]) -> str:
-    """Return the human sentence: `title` with its `detail` (Oxen, problem+json), or the first of the usual names."""
-    title, detail = text_of(fields.get("title")), text_of(fields.get("detail"))
-    if title:
-        return f"{title} {detail}" if detail else title
-    for name in ("message", "description", "detail", "status_message"):
-        text = text_of(fields.get(name))
-        if text:
-            return text
-    return ""
+def _wish_s(
+    kind: str, status: int, headers: Mapping[str, str], fields: Mapping[str, Any], sentence: str, unix_now: float
+) -> float | None:
+    """Return the seconds that a reply asks to wait; only of a quota that comes back is more than an hour believed."""
+    wish_s = retry_after_s(
+        headers, unix_now, status=status, fields=fields, sentence=sentence, longest_s=LONGEST_QUOTA_HINT_S
+    )
+    if kind == "unavailable":
+        return quota_reset_s(headers, fields, unix_now) if wish_s is None else wish_s
+    return None if wish_s is None else min(wish_s, LONGEST_HINT_S)
+
+
+def shown_message(text: str) -> str:
+    """Return a failure's message as it is kept: without anybody's key, and at most `MAX_MESSAGE_BYTES` in UTF-8."""
+    return _cut(without_keys(text[: 2 * MAX_MESSAGE_BYTES]))
+
+
+def _cut(text: str) -> str:
+    return text[:MAX_MESSAGE_BYTES].encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore")
 
 
 def _request_id(headers: Mapping[str, str]) -> str | None:
-    return next((headers[name] for name in _REQUEST_ID_HEADERS if name in headers), None)
+    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)

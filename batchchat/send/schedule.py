@@ -6,37 +6,31 @@ is in flight, one chunk of the feed, and a bounded number of rows that wait to b
 """
 
 import asyncio
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from batchchat.errors import EndpointRefusedError
 from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Usage
 from batchchat.send.backlog import Backlog
-from batchchat.send.failures import ADVICE, Verdict, is_transient, verdict
-from batchchat.send.gate import Gate
+from batchchat.send.breaker import Breaker
+from batchchat.send.failures import ADVICE, Verdict, is_transient, signature, verdict
 from batchchat.send.ladder import Ladder
 from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store
 from batchchat.send.reply import read_reply
-from batchchat.send.retry import LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.retry import is_last, wait_s
 from batchchat.send.settling import Settling, Surroundings, in_thread
 from batchchat.send.structured import Structure, Turn, added
 from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
+from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble
 
 HEARTBEAT_S = 1.0
-UNREACHED_TRIES = 4
-"""Failed connections in a row after which an endpoint that was never reached in this run counts as not there."""
-LONGEST_OUTAGE_S = 600.0
-LONGEST_RATE_LIMIT_S = 3_600.0
-LONE_RATE_LIMITS = 10
-"""Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
 
 
 class Schedule:
-    """One run's requests, from the feed to the store."""
+    """One run's requests, from the feed to the store; `halt` is called once, when it stops, and no more may be sent."""
 
     def __init__(
         self,
@@ -46,20 +40,23 @@ class Schedule:
         pacing: Pacing,
         observe: Callable[[Progress], None],
         structure: Structure | None = None,
+        halt: Callable[[], None] = lambda: None,
     ) -> None:
         self._feed = feed
         self._send = send
         self._pacing = pacing
         self._observe = observe
+        self._halt = halt
         self._backlog = Backlog()
         self._ladder = Ladder(structure, model_varies=pacing.model_varies)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
         self._is_feeding = False
         self._is_exhausted = False
-        self._rate_gate = Gate()
-        self._outage_gate = Gate()
+        self._probe_count = 0
         self._tally = Tally()
+        self._trouble = Trouble(pacing, self._tally)
+        self._breaker: Breaker[tuple[Pending, FailedRow]] = Breaker()
         self._settling = Settling(store, self._tally, self._surroundings())
         self._stop: Exception | None = None
         self._drain_until = 0.0
@@ -94,6 +91,7 @@ class Schedule:
         else:
             self._stop = reason
             self._drain_until = time.monotonic() + self._pacing.grace_s
+            self._halt()
         self._wake.set()
 
     async def _dispatch(self) -> None:
@@ -105,7 +103,13 @@ class Schedule:
     def _is_done(self) -> bool:
         if self._in_flight or self._settling.is_busy or self._is_feeding:
             return False
-        return self._stop is not None or (self._is_exhausted and not self._backlog)
+        if self._stop is not None:
+            return True
+        if not self._is_exhausted or self._backlog:
+            return False
+        refused = self._breaker.release()
+        self._settle_all(refused)
+        return not refused
 
     async def _sleep(self, until: float | None) -> None:
         timer = None
@@ -140,7 +144,7 @@ class Schedule:
         while self._backlog:
             now = time.monotonic()
             due_at = self._backlog.next_due(now, self._limit())
-            opens_at = max(due_at, self._rate_gate.opens_at, self._outage_gate.opens_at, self._pacing.rates.opens_at())
+            opens_at = max(due_at, self._trouble.opens_at, self._pacing.rates.opens_at())
             if opens_at > now:
                 return None if opens_at == float("inf") else opens_at
             if not self._has_slot():
@@ -157,23 +161,25 @@ class Schedule:
         return min(self._pacing.concurrency.limit, self._settling.durable_limit)
 
     def _has_slot(self) -> bool:
-        if self._outage_gate.burst_count:
-            return not self._in_flight  # one probe at a time until something is there again
+        if self._trouble.is_holding and self._probe_count:
+            return False  # one probe at a time until something is there again
         return len(self._in_flight) + len(self._settling) < self._limit()
 
     def _has_room(self, sent_bytes: int) -> bool:
         return not self._in_flight or self._in_flight_bytes + sent_bytes <= self._pacing.in_flight_bytes
 
     def _start(self, pending: Pending, now: float) -> None:
-        sent_bytes = pending.request.sent_bytes
+        sent_bytes, is_probe = pending.request.sent_bytes, self._trouble.is_holding
         reserved = self._pacing.rates.reserve(now, len(pending.request.body))
         task = self._tasks.create_task(self._attempt(pending, reserved))
         self._in_flight.add(task)
         self._in_flight_bytes += sent_bytes
+        self._probe_count += is_probe
 
         def end(task: asyncio.Task[None]) -> None:
             self._in_flight.discard(task)
             self._in_flight_bytes -= sent_bytes
+            self._probe_count -= is_probe
             self._wake.set()
 
         task.add_done_callback(end)
@@ -210,17 +216,19 @@ class Schedule:
     async def _attempt(self, pending: Pending, reserved: float) -> None:
         if self._stop is not None:
             return  # stopped between the decision to start this request and its first byte
-        started_at = time.monotonic()
+        pending.started_at = started_at = time.monotonic()
         self._tally.requests_sent += 1
         try:
             reply = await self._send(pending.request, self._ladder.body(pending))
         except Exception as error:
             self._break(error)
             return
+        if reply is None:
+            self._unsend(reserved)
+            return
         result: Completion | Failure = reply if isinstance(reply, Failure) else _read(reply)
         if isinstance(result, Failure) and result.kind == "media":  # nothing was sent, and the file may be there again
-            self._pacing.rates.give_back(reserved)
-            self._tally.requests_sent -= 1
+            self._unsend(reserved)
             self._settle(pending, FailedRow(result, True, None, pending.requests))
             return
         if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
@@ -235,14 +243,15 @@ class Schedule:
             assert isinstance(reply, Reply)
             self._complete(pending, reply, result, started_at)
 
+    def _unsend(self, reserved: float) -> None:
+        self._pacing.rates.give_back(reserved)
+        self._tally.requests_sent -= 1
+
     def _complete(self, pending: Pending, reply: Reply, completion: Completion, started_at: float) -> None:
-        self._note_reached(started_at)
-        self._tally.passed += 1
-        self._rate_gate.pass_through(started_at)
+        self._trouble.pass_through(started_at)
         self._pacing.concurrency.on_reply(time.monotonic())
         self._tally.has_completion = True
         judged = self._ladder.judge(completion, pending)
-        self._tally.notes = self._ladder.notes
         if isinstance(judged, Turn):
             pending.turn, pending.last = judged, (completion, reply)
             pending.turns += 1
@@ -264,27 +273,20 @@ class Schedule:
         pending.turn = replace(pending.turn, usage=added(pending.turn.usage, failure.usage))
         if failure.is_outcome_unknown:
             self._tally.possibly_billed += 1
-        decided = verdict(failure)
-        if decided is not Verdict.HOLD:
-            self._note_reached(started_at)
-        if decided not in (Verdict.HOLD, Verdict.CUT):
-            self._tally.passed += 1
-            self._rate_gate.pass_through(started_at)
-        if decided is Verdict.FATAL and failure.kind == "not_found" and self._pacing.model_varies:
-            decided = Verdict.ROW if self._tally.has_completion else decided
-        if decided is Verdict.FATAL:
-            self._refuse(failure)
-        elif decided is Verdict.CUT:
-            self._wait_for_rate(pending, failure, started_at, now)
-        elif decided is Verdict.HOLD:
-            self._wait_for_endpoint(pending, failure, started_at, now)
+        step = self._trouble.follow(pending, failure, started_at, now)
+        if isinstance(step, Refuse):
+            self._refuse(step.reason)
+        elif isinstance(step, Again):
+            self._backlog.try_again(pending, step.at)
+        elif isinstance(step, GiveUp):
+            self._give_up(pending, failure, None, charged=1)
         elif turn := self._ladder.fallback(failure, pending):
             pending.turn = turn
             self._backlog.try_again(pending, now)
-        elif decided is Verdict.ROW and (judged := self._ladder.resume(pending, failure)):
+        elif step.is_final and (judged := self._ladder.resume(pending, failure)):
             self._resume(pending, judged, now)
         else:
-            self._charge(pending, failure, now - started_at, is_final=decided is Verdict.ROW)
+            self._charge(pending, failure, now - started_at, is_final=step.is_final)
 
     def _resume(self, pending: Pending, judged: Completion | Turn | Failure, now: float) -> None:
         """Go on from the row's last reply, as the turn after it was refused."""
@@ -302,68 +304,51 @@ class Schedule:
         if self._stop is None:
             self.stop(error)
 
-    def _note_reached(self, started_at: float) -> None:
-        self._tally.has_reached = True
-        self._outage_gate.pass_through(started_at)
-
-    def _refuse(self, failure: Failure) -> None:
-        if self._stop is None:
-            what = f"the endpoint refuses the job ({failure.status})" if failure.status else "the endpoint is not there"
-            advice = f"; {ADVICE[failure.kind]}" if failure.kind in ADVICE else ""
-            self.stop(EndpointRefusedError(f"{what}: {failure.message}{advice}"))
-
-    def _wait_for_rate(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
-        gate = self._rate_gate
-        is_its_own = pending.is_turned_away_alone(self._tally.passed, self._tally.rate_limited)
-        self._tally.rate_limited += 1
-        if is_its_own:
-            self._wait_alone(pending, failure, now)
-            return
-        is_new = gate.is_new_burst(started_at)
-        if is_new:
-            self._pacing.concurrency.on_rate_limit(now)
-        if is_new or failure.retry_after_s is not None:
-            gate.close(now, wait_s(failure, gate.burst_count + 1), is_new=is_new)
-        self._backlog.try_again(pending, gate.opens_at)
-        if now - gate.troubled_since > LONGEST_RATE_LIMIT_S:
-            self._refuse(failure)
-
-    def _wait_alone(self, pending: Pending, failure: Failure, now: float) -> None:
-        """Let a row that alone is turned away hold up nobody, and give it up in the end."""
-        if pending.lone_rate_limits > LONE_RATE_LIMITS:
-            self._give_up(pending, failure, None, charged=1)
-        else:
-            self._backlog.try_again(pending, now + wait_s(failure, pending.lone_rate_limits))
-
-    def _wait_for_endpoint(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
-        gate = self._outage_gate
-        if gate.is_new_burst(started_at):
-            gate.close(now, min(LONGEST_WAIT_S, 0.5 * 2**gate.burst_count), is_new=True)
-        self._backlog.try_again(pending, gate.opens_at)
-        is_unreached = not self._tally.has_reached and gate.burst_count >= UNREACHED_TRIES
-        if is_unreached or now - gate.troubled_since > LONGEST_OUTAGE_S:
-            self._refuse(failure)
+    def _refuse(self, reason: str) -> None:
+        self._break(EndpointRefusedError(reason))
 
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
         self._pacing.concurrency.on_reply(time.monotonic())
-        tries = min(self._pacing.max_attempts, EMPTY_TRIES if failure.kind == "empty_reply" else sys.maxsize)
+        tries = (
+            self._pacing.max_attempts if failure.kind != "empty_reply" else min(EMPTY_TRIES, self._pacing.max_attempts)
+        )
         if not (is_final or is_last(pending.attempts, tries)):
             self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
-            self._refuse(failure)  # nothing that came back was ever a chat completion: this is not such an endpoint
+            # Nothing that came back was ever a chat completion: this is not such an endpoint.
+            self._refuse(f"the endpoint refuses the job: {failure.message}; {ADVICE['protocol']}")
         else:
             self._give_up(pending, failure, latency_s)
 
     def _give_up(self, pending: Pending, failure: Failure, latency_s: float | None, *, charged: int = 0) -> None:
-        """Settle a row with its failure; what its earlier replies said and cost stays on record."""
+        """Settle a row with its failure; what its earlier replies said and cost stays on record.
+
+        A refusal that may be the job's is held until it shows whose it is; when the run stops, its row was not asked.
+        """
         said, reply = (pending.last[0], pending.last[1].body) if pending.last else (Completion(None), b"")
         paid = None if pending.turn.usage == Usage() else replace(said, usage=pending.turn.usage)
         requests = pending.requests + charged
-        self._settle(pending, FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply))
+        row = FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply)
+        mark = None if pending.last else signature(failure)
+        if mark is None:
+            self._settle(pending, row)
+        elif self._stop is None:
+            self._settle_all(self._breaker.hold((pending, row), mark, time.monotonic()))
+            if self._breaker.is_tripped(has_worked=self._tally.has_completion):
+                self._refuse(
+                    f"the endpoint refused {len(self._breaker)} rows in a row ({failure.status}): {failure.message};"
+                    " that looks like a mistake in the job and not in the rows: check request in the job file"
+                )
 
     def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
+        if self._stop is None:
+            self._settle_all(self._breaker.note_other(pending.started_at))
         self._settling.settle(pending, outcome, self._tasks, self._store_thread)
+
+    def _settle_all(self, rows: Sequence[tuple[Pending, FailedRow]]) -> None:
+        for pending, row in rows:
+            self._settling.settle(pending, row, self._tasks, self._store_thread)
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -392,6 +377,7 @@ class Schedule:
         return max(in_flight, min(limit, in_flight + len(self._backlog) + turned))
 
     def _progress(self) -> Progress:
+        self._tally.notes = (*self._ladder.notes, *self._trouble.notes)
         return self._tally.progress(in_flight=len(self._in_flight), concurrency=self._limit())
 
 

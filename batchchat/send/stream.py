@@ -5,7 +5,6 @@ where a stream was not whole. It knows the format of events (the WHATWG's, and w
 what the events say to `assembly.py`.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ from batchchat.send.jsonvalue import json_bytes, mapping_of, read_pieces
 from batchchat.send.reply import error_inside, snippet
 
 _MARK = b"\xef\xbb\xbf"
-_BLANK = re.compile(rb"\A(?:\s|\xef\xbb\xbf)+")
 _FIELDS = frozenset({b"data", b"event", b"id", b"retry"})
 _STREAM_STARTS = (b":", *(name + b":" for name in sorted(_FIELDS)))
 _PLAIN_STARTS = (b"{", b"[", b"<")
@@ -59,7 +57,7 @@ class ReplyBody:
         self._received += part
         if self._is_plain:
             return True
-        self._start = _BLANK.sub(b"", self._start + part)
+        self._start = _without_blanks(self._start + part)
         if self._is_undecided():
             return True
         starts = self._start.startswith(_PLAIN_STARTS if self._is_said_stream else _STREAM_STARTS)
@@ -86,6 +84,14 @@ class ReplyBody:
         self._events = _Events()
         self._received.clear()
         return self._events.feed(self._start, now)
+
+
+def _without_blanks(start: bytes) -> bytes:
+    """Return bytes without the white space, and the byte-order mark, that they begin with."""
+    start = start.lstrip()
+    while start.startswith(_MARK):
+        start = start[len(_MARK) :].lstrip()
+    return start
 
 
 class _Events:

@@ -16,12 +16,12 @@ import orjson
 from batchchat.records import Completion, Failure, Usage
 from batchchat.send.answer import CUT_REASONS
 from batchchat.send.mending import FoundJson, Reading, read
+from batchchat.send.reply import shown_message
 
 MAX_TOLD_ERRORS = 5
 MAX_ERROR = 300
 MAX_CORRECTION = 1_000
-MAX_FAILURE = 2_000
-"""Characters of one error, of all that the model is told, and of what a row's failure says."""
+"""Characters of one error, and of all that the model is told."""
 MAX_WHOLLY_CHECKED = 10_000
 """Characters of the largest value of which more errors than the first are looked for: there may be one for each."""
 
@@ -105,7 +105,7 @@ class Structure:
             return replace(completion, parsed=parsed, usage=usage)
         errors = self._errors(text, [*reading.whole, *reading.mended])
         if turn.said or completion.finish_reason == "content_filter":
-            return Failure("schema", _cut(f"the answer does not fit the schema: {errors}", MAX_FAILURE), status=200)
+            return Failure("schema", shown_message(f"the answer does not fit the schema: {errors}"), status=200)
         return replace(turn, said=_correction(text, errors), usage=usage)
 
     def _fitting(self, found: Iterable[FoundJson]) -> str | None:

@@ -11,6 +11,7 @@ _SEQUENCES = re.compile(
     r"|\x1b[PX^_][^\x1b]*(?:\x1b\\)?"  # DCS, SOS, PM, APC
     r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]"  # CSI and the two-character escapes
 )
+_LINE_ENDS = re.compile("[\n\t\u2028\u2029]")
 _DATA_URL = re.compile(r"(data:[^\"\\]{60})[^\"\\]{100,}")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -18,6 +19,16 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 def printable(text: str) -> str:
     """Return `text` without control sequences, control characters (but newlines and tabs) and marks of direction."""
     return _CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n")))
+
+
+def on_one_line(text: str) -> str:
+    """Return `text` printable, with a space for each line end and tab: names are not to look like lines of ours."""
+    return _LINE_ENDS.sub(" ", printable(text))
+
+
+def indented(text: str) -> str:
+    """Return `text` printable, with every line but the first indented, so that it cannot look like one of ours."""
+    return "\n  ".join(printable(text).splitlines())
 
 
 def one_line(text: str, width: int) -> str:

@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 from tqdm import tqdm
 
 from batchchat.records import Progress
-from batchchat.show.printable import printable
+from batchchat.show.printable import on_one_line
 
 LINE_INTERVAL_S = 30.0
 UNKNOWN_WIDTH, UNKNOWN_HEIGHT = 120, 24
@@ -25,10 +25,10 @@ def shown(name: str, rows_total: int, *, is_quiet: bool, stream: TextIO | None =
     if is_quiet or stream is None:  # standard error may be closed
         yield lambda _: None
     elif stream.isatty():
-        with _bar(printable(name), rows_total, stream) as bar:
+        with _bar(on_one_line(name), rows_total, stream) as bar:
             yield _with_notes(lambda progress: _move(bar, progress), lambda note: bar.write(note, file=stream))
     else:
-        lines = _Lines(name, rows_total, stream)
+        lines = _Lines(on_one_line(name), rows_total, stream)
         yield _with_notes(lines, lines.write)
 
 
@@ -40,7 +40,7 @@ def _with_notes(observe: Observer, write: Callable[[str], object]) -> Observer:
         for note in progress.notes:
             if note not in written:
                 written.add(note)
-                write(printable(note))
+                write(on_one_line(note))
         observe(progress)
 
     return observed

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from batchchat.records import JobStatus
-from batchchat.show.printable import one_line, printable
+from batchchat.show.printable import on_one_line, one_line
+
+_DAMAGED = "the checkpoint is damaged; the next run saves what can be read, and asks the rest again"
 
 
 def as_object(status: JobStatus) -> dict[str, Any]:
@@ -17,8 +19,11 @@ def as_object(status: JobStatus) -> dict[str, Any]:
 
 def as_text(status: JobStatus) -> str:
     """Return the status for people."""
+    if status.run is None and status.state == "damaged":
+        lines = [f"{status.job}: {_DAMAGED}", f"checkpoint: {status.checkpoint}, {status.answers_stored:,} answers"]
+        return "\n".join(on_one_line(line) for line in lines)
     if status.run is None:
-        return printable(f"{status.job}: not started")
+        return on_one_line(f"{status.job}: not started")
     progress, total = status.run.progress, status.run.rows_total
     unasked = total - progress.rows_answered - progress.rows_failed
     answered = f"{progress.rows_answered:,} answered, {progress.rows_failed:,} failed, {unasked:,} not yet asked"
@@ -27,6 +32,8 @@ def as_text(status: JobStatus) -> str:
         f"run {status.run.run}: pid {status.run.pid} on {status.run.host}, last heard of {_at(status.run.updated_at)}",
         f"checkpoint: {status.checkpoint}, {status.answers_stored:,} answers",
     ]
+    if status.state == "damaged":
+        lines.append(_DAMAGED)
     if status.state == "stopped":
         lines.append(f"stopped: {status.run.end_reason}")
     if status.state == "killed":
@@ -34,7 +41,7 @@ def as_text(status: JobStatus) -> str:
             f"killed with at most {status.run.lost_in_flight:,} requests in flight; run the job again to go on"
         )
     lines += [f"failed: {group.count:,} x {group.kind}: {one_line(group.message, 120)}" for group in status.failures]
-    return "\n".join(printable(line) for line in lines)
+    return "\n".join(on_one_line(line) for line in lines)
 
 
 def _at(unix_s: float) -> str:

@@ -9,7 +9,7 @@ import orjson
 
 from batchchat.errors import BatchchatError
 from batchchat.records import RunSummary
-from batchchat.show.printable import one_line, printable
+from batchchat.show.printable import on_one_line, one_line
 from batchchat.show.progress import duration
 
 CELL_WIDTH = 32
@@ -43,7 +43,7 @@ def as_text(summary: RunSummary) -> str:
     tokens = progress.prompt_tokens + progress.completion_tokens
     spent = f"{progress.requests_sent:,} requests, {tokens:,} tokens · {duration(summary.duration_s)}"
     first = f"{summary.job}: {summary.rows_total:,} rows: {', '.join(rows)} · {spent}"
-    return "\n".join(printable(line) for line in (first, *_notes(summary)) if line)
+    return "\n".join(on_one_line(line) for line in (first, *_notes(summary)) if line)
 
 
 def _notes(summary: RunSummary) -> list[str]:
@@ -66,7 +66,10 @@ def _notes(summary: RunSummary) -> list[str]:
 
 def _from_here(path: str) -> str:
     """Return a path as one would type it here, if it is in the current folder."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return path
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 

@@ -22,6 +22,9 @@ _HUGE = tuple(getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl,
 _NUMBERS = (pl.Duration, pl.Decimal, *_HUGE)
 # A column's methods, and `struct.field`, take names like `^a.*$` and `*` for patterns.
 _PLAIN_NAME = "column"
+# What a spreadsheet takes for the beginning of a formula; many skip what is invisible before it.
+_FORMULA = r"^(?:[\t\r\n]|[\s\p{Cc}\p{Cf}]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])"
+_PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _UNITS_PER_S = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -46,6 +49,21 @@ def csv_column(column: pl.Series) -> pl.Series:
         return _scalar_texts(column.alias(_PLAIN_NAME)).alias(column.name)
     texts = [None if value is None else orjson.dumps(value).decode() for value in json_values(column)]
     return pl.Series(column.name, texts, dtype=pl.String)
+
+
+def spreadsheet_safe(column: pl.Series) -> pl.Series:
+    """Return a column as from `csv_column` with `'` before each text that a spreadsheet would take for a formula.
+
+    That is one which begins with = + - @ (full-width ones too), invisible characters before it or not, or with a tab or
+    the end of a line. A text that is a plain number, such as `-5`, stays as it is; so does what is no text.
+    """
+    if column.dtype != pl.String:
+        return column
+    column_name, column = column.name, column.alias(_PLAIN_NAME)
+    is_formula = column.str.contains(_FORMULA) & ~column.str.contains(_PLAIN_NUMBER)
+    if is_formula.any():
+        column = ("'" + column).zip_with(is_formula.fill_null(value=False), column)
+    return column.alias(column_name)
 
 
 def _scalar_texts(column: pl.Series) -> pl.Series:

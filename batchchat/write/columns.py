@@ -66,13 +66,14 @@ class OutputPlan:
     """What is written: the input columns kept, in input order, then the job's new columns under their output names.
 
     `columns` has the new ones in output order, dtype by standard name; `names` their output names. `shape` is that of
-    `parsed`, None for a job without a schema.
+    `parsed`, None for a job without a schema. With `spreadsheet_safe`, CSV has nothing that a spreadsheet evaluates.
     """
 
     keep: tuple[str, ...]
     names: Mapping[str, str]
     columns: Mapping[str, pl.DataType]
     shape: Shape | None = None
+    spreadsheet_safe: bool = False
 
 
 def plan_output(
@@ -83,12 +84,14 @@ def plan_output(
     prefix: str,
     schema: Any | None = None,
     extra: Collection[str] = (),
+    spreadsheet_safe: bool = False,
 ) -> OutputPlan:
     """Return which input columns are written, what the new ones are, and what they are called.
 
     `keep` chooses among the input columns (None: all of them), `rename` gives new columns a name of their own, and
     `prefix` goes before the names of all others. `schema` is the JSON Schema of the answers, which gives `parsed` its
-    dtype, and `extra` has those of `OPTIONAL_COLUMNS` that the job asks for.
+    dtype, and `extra` has those of `OPTIONAL_COLUMNS` that the job asks for. `spreadsheet_safe` is
+    for CSV alone.
 
     Raises:
         OutputError: a name is unknown, listed twice, or given to two columns; its message lists every such problem.
@@ -107,7 +110,7 @@ def plan_output(
     ]
     if problems:
         raise OutputError("\n".join(problems))
-    return OutputPlan(kept, MappingProxyType(names), MappingProxyType(columns), shape)
+    return OutputPlan(kept, MappingProxyType(names), MappingProxyType(columns), shape, spreadsheet_safe)
 
 
 def _rename_problems(rename: Mapping[str, str], columns: Collection[str]) -> Iterator[str]:

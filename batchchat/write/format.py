@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from batchchat.errors import OutputError
 from batchchat.records import Batch
-from batchchat.write.cell import csv_column, json_values
+from batchchat.write.cell import csv_column, json_values, spreadsheet_safe
 from batchchat.write.columns import OutputPlan
 
 # A row group is cut at a fixed number of rows, so that it does not depend on how rows arrive in batches. Only where
@@ -88,20 +88,29 @@ def _columns(frame: pl.DataFrame, plan: OutputPlan) -> list[pl.Series]:
 
 
 class _CsvWriter:
-    """CSV: null is an empty cell, an empty string `""`, nested values JSON; the cells of a CSV input as they were."""
+    """CSV: null is an empty cell, an empty string `""`, nested values JSON; the cells of a CSV input as they were.
+
+    With the plan's `spreadsheet_safe`, no cell and no name of a column is one that a spreadsheet would evaluate.
+    """
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
         self._file = file
         self._plan = plan
+        if plan.spreadsheet_safe:
+            names = [spreadsheet_safe(pl.Series(f"{number}", [name])) for number, name in enumerate(empty.columns)]
+            file.write(pl.DataFrame(names).write_csv(include_header=False).encode())
+            return
         header = pl.DataFrame(schema=dict.fromkeys(empty.columns, pl.String))
         file.write(header.write_csv().encode())
 
     def write(self, batch: Batch, answers: pl.DataFrame) -> None:
         inputs = batch.frame if batch.csv_text is None else batch.csv_text
         columns = [*_columns(inputs, self._plan), *answers.get_columns()]
-        text = pl.DataFrame([csv_column(column) for column in columns]).write_csv(include_header=False)
+        cells = [csv_column(column) for column in columns]
+        if self._plan.spreadsheet_safe:
+            cells = [spreadsheet_safe(column) for column in cells]
         # Written here and not by polars, which would go round the file's buffer.
-        self._file.write(text.encode())
+        self._file.write(pl.DataFrame(cells).write_csv(include_header=False).encode())
 
     def finish(self) -> None:
         pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,13 +18,15 @@ from typing import Self
 import polars as pl
 import pyarrow as pa
 
-from batchchat.errors import OutputError
+from batchchat.errors import OutputError, StorageError, is_of_the_system, remedy
 from batchchat.records import Batch
 from batchchat.write.columns import OutputPlan, empty_output
 from batchchat.write.format import Writer, format_of, joined
 from batchchat.write.replacement import Replacement, commit, discard, open_replacement
 
 __all__ = ["Sink", "check_output", "joined"]
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def check_output(path: Path, input_files: Collection[Path]) -> None:
@@ -32,6 +35,7 @@ def check_output(path: Path, input_files: Collection[Path]) -> None:
     Raises:
         OutputError: the suffix is no format, the folder is missing or cannot be written to, or `path` is a folder, a
             device, or one of the input files under whatever name.
+        StorageError: the system cannot write it just now.
 
     """
     format_of(path)
@@ -73,6 +77,7 @@ class Sink:
 
     Raises:
         OutputError: the file cannot be written, or a column's dtype has no place in its format.
+        StorageError: the system cannot write it just now.
 
     """
 
@@ -113,13 +118,23 @@ class Sink:
 
 @contextlib.contextmanager
 def _output_errors(path: Path) -> Iterator[None]:
-    """Turn what the system and the file libraries raise into an OutputError that names the path."""
+    """Turn what the system and the file libraries raise into an error that names the path, and says what to do."""
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except (pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise OutputError(f"{path}: cannot be written: {error}") from error
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise OutputError(f"{path}: cannot be written: {error}") from error
+        message = f"{path}: cannot be written: {cause.strerror or error}{remedy(cause)}"
+        raise (StorageError if is_of_the_system(cause) else OutputError)(message) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """Return the system's error, which polars passes on as a text with its number; None when it is no such error."""
+    if isinstance(error, OSError):
+        return error
+    found = _OS_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,50 @@
+"""A reply's bytes as they came -> decoded, in pieces of bounded size.
+
+What passes in is what `content-encoding` says, and the bytes of the wire; what comes out is never more than
+`PIECE_BYTES` at a time, however much a small compressed piece stands for. It does not know what the bytes mean.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+PIECE_BYTES = 2**20
+ACCEPTED = "gzip"
+"""What a request says that it takes (RFC 9110, section 12.5.3); `deflate` is read, since some send it unasked."""
+
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
+class DecodingError(Exception):
+    """The bytes are not what `content-encoding` says, or are coded in a way that was not asked for."""
+
+
+class Decoder:
+    """Decodes one reply."""
+
+    def __init__(self, content_encoding: str) -> None:
+        codings = [coding for part in content_encoding.lower().split(",") if (coding := part.strip()) != "identity"]
+        codings = [coding for coding in codings if coding]
+        # Two codings, one in the other, are no real endpoint's, but a bomb that a bound on one of them does not stop.
+        if len(codings) > 1 or (codings and codings[0] not in ("gzip", "x-gzip", "deflate")):
+            message = f"the reply is encoded as {content_encoding[:100]!r}, and only gzip was asked for"
+            raise DecodingError(message)
+        self._decompressor = zlib.decompressobj(_GZIP_OR_ZLIB) if codings else None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what some bytes stand for.
+
+        Raises:
+            DecodingError: they are not what they should be.
+        """
+        if self._decompressor is None:
+            yield data
+            return
+        try:
+            while data and not self._decompressor.eof:
+                piece = self._decompressor.decompress(data, PIECE_BYTES)
+                data = self._decompressor.unconsumed_tail
+                if piece:
+                    yield piece
+        except zlib.error as error:
+            message = f"the reply cannot be read: its compressed bytes are damaged ({error})"
+            raise DecodingError(message) from error

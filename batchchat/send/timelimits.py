@@ -1,0 +1,63 @@
+"""How long an attempt may take, in all and from one thing to the next.
+
+A limit between bytes alone is not enough: an endpoint that sends a byte a second for ever would meet it for ever.
+"""
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds for one attempt: to connect, from there to the reply's head, between two pieces of it, and in all."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+
+class Deadline:
+    """The moment by which the next thing must have come: of all limits that hold, the nearest."""
+
+    def __init__(self, limits: TimeLimits) -> None:
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + limits.total_s
+        self._step_ends_at = self._lingers_until = math.inf
+        self._said = f"no whole reply within {limits.total_s:g} s"
+        self.timeout = asyncio.timeout_at(self._ends_at)
+
+    def on_written(self) -> None:
+        """Note that the request is on its way."""
+        self._step(self._limits.first_byte_s, f"no reply began within {self._limits.first_byte_s:g} s")
+
+    def on_piece(self) -> None:
+        """Note that more of the reply has come."""
+        self._step(self._limits.idle_s, f"nothing more of the reply came for {self._limits.idle_s:g} s")
+
+    def _step(self, seconds: float, said: str) -> None:
+        self._step_ends_at = self._loop.time() + seconds
+        if self._step_ends_at < self._ends_at:
+            self._said = said
+        else:
+            self._said = f"no whole reply within {self._limits.total_s:g} s"
+        self._reschedule()
+
+    def linger(self, seconds: float) -> None:
+        """Wait only so much longer: all that an answer needs is there."""
+        self._lingers_until = min(self._lingers_until, self._loop.time() + seconds)
+        self._reschedule()
+
+    def go_on(self) -> None:
+        """Take the lingering back: there is more to come."""
+        self._lingers_until = math.inf
+        self._reschedule()
+
+    def _reschedule(self) -> None:
+        self.timeout.reschedule(min(self._ends_at, self._step_ends_at, self._lingers_until))
+
+    def __str__(self) -> str:
+        """Say what did not come in time."""
+        return self._said

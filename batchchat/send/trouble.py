@@ -1,0 +1,223 @@
+"""What follows from a failure, for its row and for everybody; arithmetic only.
+
+What passes in are failures and word of every reply; what comes out is a step for the row: ask it again at no charge,
+count the attempt, give it up, or end the job. It closes the gates by which the whole pool waits: for a rate limit, and
+for an endpoint that is down. It does not know requests, and waits for nothing.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from batchchat.records import Failure
+from batchchat.send.failures import ADVICE, Verdict, is_overload, may_be_outage, verdict
+from batchchat.send.gate import Gate
+from batchchat.send.pacing import Pacing, Pending
+from batchchat.send.retry import LONGEST_WAIT_S, wait_s
+from batchchat.send.tally import Tally
+
+UNREACHED_TRIES = 4
+"""Failed probes in a row after which an endpoint that never answered counts as not there."""
+UNSENT_IN_A_ROW = 3
+"""Requests in a row that could not be sent, after which an endpoint that had answered counts as down."""
+OUTAGE_ROWS = 20
+"""Rows that fail one after the other, with nothing in between, as they would if the endpoint were down: it is."""
+LONE_RATE_LIMITS = 10
+"""Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
+SHORTEST_CUT_S = 0.5
+CUTS_ALIKE = 3
+CUT_SPREAD = 0.05
+"""Three requests in a row that are cut off after the same time, within a twentieth: a proxy's time limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Ask the row again from `at` on; the attempt does not count."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Count the attempt; `is_final` says that another would bring nothing else."""
+
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Give the row up: it alone is turned away, again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """End the job for this reason."""
+
+    reason: str
+
+
+Step = Again | Charge | GiveUp | Refuse
+
+
+class Trouble:
+    """One run's trouble with its endpoint."""
+
+    def __init__(self, pacing: Pacing, tally: Tally) -> None:
+        self._pacing = pacing
+        self._tally = tally
+        self._rate_gate = Gate()
+        self._outage_gate = Gate()
+        self._unsent_in_a_row = 0
+        self._streak: dict[int, tuple[Pending, int]] = {}  # rows charged for what may be an outage, and how often
+        self._cuts_s: deque[float] = deque(maxlen=CUTS_ALIKE)
+        self._notes: dict[str, None] = dict.fromkeys(pacing.notes)
+
+    @property
+    def opens_at(self) -> float:
+        """The moment from which the pool may start requests."""
+        return max(self._rate_gate.opens_at, self._outage_gate.opens_at)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether the endpoint is taken to be down, and only one probe may be under way."""
+        return self._outage_gate.burst_count > 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user."""
+        return tuple(self._notes)
+
+    def pass_through(self, started_at: float) -> None:
+        """Note a reply that shows that the endpoint works and that no limit holds."""
+        self._note_reached(started_at)
+        self._tally.passed += 1
+        self._rate_gate.pass_through(started_at)
+
+    def _note_reached(self, started_at: float) -> None:
+        self._tally.has_reached = True
+        self._unsent_in_a_row = 0
+        self._streak.clear()
+        self._outage_gate.pass_through(started_at)
+
+    def follow(self, pending: Pending, failure: Failure, started_at: float, now: float) -> Step:
+        """Return what follows from the failure of a row's request that started at `started_at`."""
+        self._note_cut(failure, now - started_at)
+        self._tally.has_reached |= failure.status is not None
+        decided = verdict(failure)
+        if decided is Verdict.HOLD:
+            return self._on_unavailable(failure, started_at, now)
+        if is_overload(failure):
+            self._pacing.concurrency.on_overload(started_at, now)
+        if decided is Verdict.RETRY and may_be_outage(failure, has_worked=self._tally.has_completion):
+            return self._on_possible_outage(pending, failure, started_at, now)
+        if decided is Verdict.CUT:
+            self._note_reached(started_at)
+            return self._on_rate_limit(pending, failure, started_at, now)
+        self.pass_through(started_at)
+        if decided is Verdict.FATAL and not self._is_of_the_row(failure):
+            return Refuse(_refusal(failure))
+        return Charge(is_final=decided is not Verdict.RETRY)
+
+    def _is_of_the_row(self, failure: Failure) -> bool:
+        """Whether an unknown model is one that the row named, where others were answered."""
+        return failure.kind == "not_found" and self._pacing.model_varies and self._tally.has_completion
+
+    # Rate limits
+
+    def _on_rate_limit(self, pending: Pending, failure: Failure, started_at: float, now: float) -> Step:
+        gate = self._rate_gate
+        is_its_own = pending.is_turned_away_alone(self._tally.passed, self._tally.rate_limited)
+        self._tally.rate_limited += 1
+        if is_its_own:  # it waits alone, and holds up nobody
+            is_over = pending.lone_rate_limits > LONE_RATE_LIMITS
+            return GiveUp() if is_over else Again(now + wait_s(failure, pending.lone_rate_limits))
+        is_new = gate.is_new_burst(started_at)
+        if is_new:
+            self._pacing.concurrency.on_rate_limit(now)
+        if is_new or failure.retry_after_s is not None:
+            gate.close(now, wait_s(failure, gate.burst_count + 1), is_new=is_new)
+        troubled_s = now - gate.troubled_since
+        if troubled_s > self._pacing.max_outage_s:
+            return Refuse(f"the endpoint's limit did not lift for {troubled_s:,.0f} s: {failure.message}; try later")
+        return Again(gate.opens_at)
+
+    # Outages
+
+    def _on_unavailable(self, failure: Failure, started_at: float, now: float) -> Step:
+        """Hold for an endpoint that cannot be reached; a single such failure among replies may be chance."""
+        is_unsent = failure.status is None
+        self._unsent_in_a_row += is_unsent
+        is_chance = is_unsent and self._tally.passed > 0 and self._unsent_in_a_row < UNSENT_IN_A_ROW
+        if is_chance and not self.is_holding:
+            return Again(now + wait_s(failure, self._unsent_in_a_row))
+        self._refund()
+        return self._hold(failure, started_at, now)
+
+    def _on_possible_outage(self, pending: Pending, failure: Failure, started_at: float, now: float) -> Step:
+        """Count the attempt, until so many rows have met the same that it is the endpoint and not they."""
+        self._tally.passed += 1
+        self._rate_gate.pass_through(started_at)
+        charged = self._streak.get(id(pending), (pending, 0))[1]
+        self._streak[id(pending)] = (pending, charged + 1)
+        if len(self._streak) < OUTAGE_ROWS:
+            if self.is_holding:
+                self._close(failure, started_at, now)
+            return Charge(is_final=False)
+        pending.attempts += 1  # which the refund takes back
+        self._refund()
+        return self._hold(failure, started_at, now)
+
+    def _refund(self) -> None:
+        """Take back what rows were charged for an outage before it was known to be one."""
+        for pending, charged in self._streak.values():
+            pending.attempts = max(0, pending.attempts - charged)
+            self._streak[id(pending)] = (pending, 0)
+
+    def _hold(self, failure: Failure, started_at: float, now: float) -> Step:
+        gate, max_outage_s = self._outage_gate, self._pacing.max_outage_s
+        self._close(failure, started_at, now)
+        is_known = self._tally.has_reached or self._tally.has_completion or self._pacing.waits_for_first
+        if not is_known and gate.burst_count >= UNREACHED_TRIES:
+            return Refuse(f"the endpoint is not there: {failure.message}; {ADVICE['connect']}")
+        down_s, reset_s = now - gate.troubled_since, failure.retry_after_s or 0.0
+        if down_s >= max_outage_s:
+            return Refuse(f"the endpoint has been down for {down_s:,.0f} s, as long as {_ALLOWED}: {failure.message}")
+        if down_s + reset_s > max_outage_s:
+            return Refuse(f"the endpoint is back in {reset_s:,.0f} s, later than {_ALLOWED}: {failure.message}")
+        if is_known:
+            self._notes[f"waiting for the endpoint, with one probe at a time: {failure.message}"] = None
+        return Again(gate.opens_at)
+
+    def _close(self, failure: Failure, started_at: float, now: float) -> None:
+        """Let everybody wait for the next probe: longer after each, but never past the end of the patience."""
+        gate = self._outage_gate
+        is_new = gate.is_new_burst(started_at)
+        if not is_new and failure.retry_after_s is None:
+            return
+        left_s = self._pacing.max_outage_s - max(0.0, now - gate.troubled_since)
+        interval_s = min(LONGEST_WAIT_S, 0.5 * 2**gate.burst_count, max(left_s, 0.1)) if is_new else 0.0
+        gate.close(now, max(interval_s, failure.retry_after_s or 0.0), is_new=is_new)
+
+    def _note_cut(self, failure: Failure, elapsed_s: float) -> None:
+        """Notice a time limit between here and the endpoint, which would be paid for with every attempt."""
+        is_cut = failure.is_outcome_unknown and (failure.kind == "connect" or failure.status in (502, 504))
+        if not is_cut or elapsed_s < SHORTEST_CUT_S:
+            return
+        self._cuts_s.append(elapsed_s)
+        longest_s = max(self._cuts_s)
+        if len(self._cuts_s) == CUTS_ALIKE and min(self._cuts_s) >= (1 - CUT_SPREAD) * longest_s:
+            if not any(note.startswith(_PROXY) for note in self._notes):
+                self._notes[f"{_PROXY} after about {longest_s:.3g} s each: {_PROXY_ADVICE}"] = None
+            self._cuts_s.clear()
+
+
+_ALLOWED = "limits.max_outage allows"
+_PROXY = f"{CUTS_ALIKE} requests in a row were cut off"
+_PROXY_ADVICE = (
+    "that looks like the time limit of a proxy in between, and what it cuts off may be billed;"
+    " stream the replies (request.stream: true) or ask for fewer tokens (request.max_tokens)"
+)
+
+
+def _refusal(failure: Failure) -> str:
+    advice = f"; {ADVICE[failure.kind]}" if failure.kind in ADVICE else ""
+    return f"the endpoint refuses the job ({failure.status}): {failure.message}{advice}"

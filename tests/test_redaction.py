@@ -1,0 +1,162 @@
+"""The key goes, whichever way it is spelled, and nothing else does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchchat.send.redaction import SHORTEST_SECRET, Redaction
+
+KEY = "sk-canary+a/b_c.0123-Wxyz~9"
+REDACTED = b"[redacted]"
+
+
+def percent(key: str) -> str:
+    """Return a key with every character escaped as in a URL."""
+    return "".join(f"%{ord(character):02x}" for character in key)
+
+
+def unicode(key: str, digits: str = "%04x") -> str:
+    """Return a key with every character escaped as in JSON."""
+    return "".join("\\u" + digits % ord(character) for character in key)
+
+
+SPELLINGS = {
+    "plain": KEY,
+    "upper case": KEY.upper(),
+    "all of it escaped for JSON": unicode(KEY),
+    "in upper-case digits": unicode(KEY, "%04X"),
+    "one escaped for JSON": KEY.replace("-", "\\u002d"),
+    "JSON in JSON": KEY.replace("-", "\\\\\\u002D"),
+    "slash escaped": KEY.replace("/", "\\/"),
+    "slash escaped twice": KEY.replace("/", "\\\\\\/"),
+    "URL": quote(KEY, safe=""),
+    "URL in lower case": quote(KEY, safe="").lower(),
+    "URL, all of it": percent(KEY),
+    "URL twice": quote(quote(KEY, safe=""), safe=""),
+    "mixed": KEY.replace("-", "%2D").replace("+", "\\u002b"),
+}
+
+
+def redacted(text: str, key: str = KEY) -> str:
+    """Return a text without the key."""
+    return Redaction(key).content(text.encode()).decode()
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS.values(), ids=list(SPELLINGS))
+def test_every_spelling_goes(spelled: str) -> None:
+    """As it stands, and with any of its characters escaped for JSON or a URL, in either case."""
+    assert redacted(f"a {spelled} b {spelled}{spelled}") == "a [redacted] b [redacted][redacted]"
+    assert Redaction(KEY).text(f"é{spelled}") == "é[redacted]"
+
+
+@pytest.mark.parametrize("before", ["", "B", "Be", "Bearer ", "user:", "key=", '{"authorization": "Bearer '])
+@pytest.mark.parametrize("after", ["", "x", "xy", "xyz", "\n", '"}'])
+@pytest.mark.parametrize("alphabet", ["standard", "url", "escaped for JSON", "escaped for a URL"])
+def test_base64_goes_wherever_the_key_stands_in_it(before: str, after: str, alphabet: str) -> None:
+    """Whatever is coded before and behind it, no part of the key can be had from what is left."""
+    code = base64.b64encode(f"{before}{KEY}{after}".encode()).decode()
+    code = {
+        "standard": code,
+        "url": code.replace("+", "-").replace("/", "_"),
+        "escaped for JSON": code.replace("/", "\\/"),
+        "escaped for a URL": quote(code, safe=""),
+    }[alphabet]
+    left = redacted(f'"{code}"')
+    assert left.count("[redacted]") == 1
+    kept = left.removeprefix('"').partition("[redacted]")[0]
+    assert base64.b64decode(kept[: len(kept) // 4 * 4]).decode() in before
+    assert len(left) <= len("[redacted]") + (len(before) + len(after)) * 4 / 3 + 20
+
+
+def test_cut_off_key_goes_from_the_end() -> None:
+    """A body that ended in the midst of the key does not keep the most of it."""
+    assert redacted(f"Bearer {KEY[:-1]}") == "Bearer [redacted]"
+    assert redacted(f"Bearer {KEY[: len(KEY) // 2]}") == "Bearer [redacted]"
+    assert redacted(f"Bearer {KEY[: SHORTEST_SECRET - 1]}") == f"Bearer {KEY[: SHORTEST_SECRET - 1]}"
+
+
+@given(st.binary(), st.binary(), st.sampled_from(list(SPELLINGS.values())))
+def test_surroundings_stay_as_they_are(before: bytes, after: bytes, spelled: str) -> None:
+    """Of what stands around the key, nothing is lost, whatever bytes these are."""
+    content = Redaction(KEY).content(b"<" + before + b"<" + spelled.encode() + b">" + after + b">")
+    assert content == b"<" + before + b"<" + REDACTED + b">" + after + b">"
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_content_without_the_key_is_the_same(content: bytes) -> None:
+    """What does not have the key is handed back as it is."""
+    assert Redaction(KEY).content(content) is content
+
+
+@given(st.text(st.sampled_from(KEY[:6] + "%\\u002d"), max_size=40), st.text(st.characters(), max_size=9))
+def test_no_key_is_left_amid_halves_of_it(before: str, after: str) -> None:
+    """Beginnings of the key, and of its escapes, before it do not hide it."""
+    left = Redaction(KEY).text(f"{before}{KEY}{after}")
+    assert KEY not in left
+    assert Redaction(KEY).text(left) == left
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=80))
+def test_any_key_goes(key: str) -> None:
+    """Keys may have any printable characters, also those that mean something in patterns."""
+    spellings = (key, unicode(key), percent(key), json.dumps(key)[1:-1], quote(key))
+    text = " ".join(spellings) + " " + base64.b64encode(f"Bearer {key}".encode()).decode()
+    assert key.lower() not in redacted(text, key).lower().replace("[redacted]", "\0")
+
+
+@pytest.mark.parametrize("key", [None, "", "x", "sk-1234"])
+def test_placeholder_spoils_nothing(key: str | None) -> None:
+    """A key of a few characters, or none at all, is not looked for."""
+    text = "x sk-1234 extra"
+    assert Redaction(key).content(text.encode()) == text.encode()
+    assert Redaction(key).text(text) == text
+
+
+MESSAGES = {
+    "Incorrect API key provided: sk-proj-AbCd1234efgh5678.": "Incorrect API key provided: [redacted].",
+    "Bearer abc123def456 is wrong": "Bearer [redacted] is wrong",
+    "authorization: bearer  eyJhbGciOi.J9.abc": "authorization: bearer  [redacted]",
+    "key sk-ant-api03-aaaaaaaaaaaaaaaa, gsk_a1B2c3D4e5F6g7H8i9": "key [redacted], [redacted]",
+    "AIzaSyA1B2c3D4e5F6g7H8i9J0k and hf_abcdefghijklmnopqrst": "[redacted] and [redacted]",
+    "SFMyNTY.g2gDbQAAACQ.abc": "[redacted]",
+    "Incorrect API key provided: sk-ab***yz": "Incorrect API key provided: sk-ab***yz",
+    "Bearer authentication is required": "Bearer authentication is required",
+    "use sk-learn, task-12345678 or risk-free": "use sk-learn, task-12345678 or risk-free",
+    f"mine: {KEY}": "mine: [redacted]",
+}
+
+
+@pytest.mark.parametrize(("message", "shown"), MESSAGES.items())
+def test_message_of_a_failure_has_nobodys_key(message: str, shown: str) -> None:
+    """Providers and proxies quote keys that are not ours as well; words about keys stay."""
+    assert Redaction(KEY).message(message) == shown
+    assert Redaction(None).message(message.replace(KEY, "sk-other-12345678")) == shown
+
+
+def test_words_of_a_model_keep_what_looks_like_a_key() -> None:
+    """An answer about keys is an answer; only our own key is taken out."""
+    text = "Set OPENAI_API_KEY=sk-proj-AbCd1234efgh5678 and send Bearer abc123def456"
+    assert Redaction(KEY).content(text.encode()) == text.encode()
+
+
+def test_megabyte_is_searched_in_milliseconds() -> None:
+    """A large reply costs about a millisecond a megabyte, whether the key is in it or not."""
+    plain = b'{"content": "' + b"Some words of an answer, sk-can, with 100 % and more.\\n" * 18_000 + b'"}'
+    has_key = plain[:500_000] + KEY.encode() + plain[500_000:]
+    redaction = Redaction(KEY)
+    for content in (plain, has_key):
+        took_s = min(_took_s(redaction, content) for _ in range(5))
+        assert took_s < 0.02  # some 2 ms by itself; the tests run on busy machines
+
+
+def _took_s(redaction: Redaction, content: bytes) -> float:
+    started = time.perf_counter()
+    redaction.content(content)
+    return time.perf_counter() - started
