@@ -106,7 +106,7 @@ class Asking:
             runner.run(_run(schedule, transport, stop_switch))
 
     def _pacing(self) -> Pacing:
-        limits = self._job.limits
+        limits, before = self._job.limits, self._checkpoint.last_run()
         notes: tuple[str, ...] = ()
         # The embedded endpoint is in this process too, with the other end of each connection.
         setting, most = limits.concurrency, _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)
@@ -122,6 +122,8 @@ class Asking:
             self._job.request.model_varies,
             limits.max_outage,
             "max_outage" in limits.model_fields_set,
+            self._job.endpoint.resolved_base_url,
+            before.progress.reached if before else "",
             notes,
         )
 

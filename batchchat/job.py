@@ -359,7 +359,7 @@ class Limits(Section):
     """Seconds between two pieces of a reply; default: `timeout_s`."""
     max_outage: Duration = 3600
     """How long an endpoint that is down, or whose daily quota is used up, is waited for: `90s`, `10m`, `1h`. One that
-    never answered counts as not there after a few tries, unless this is given."""
+    never answered, nor in the run before, counts as not there after a few tries, unless this is given."""
     in_flight_bytes: Size = ByteSize(256 * 2**20)
     """Bytes of the requests in flight at once, such as `256MB`; a larger request goes alone."""
     grace_s: Annotated[float, Field(ge=0, le=3600), NoBool] = 30

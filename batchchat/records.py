@@ -201,7 +201,8 @@ class Progress:
     request of this run) and `rows_failed` were given up. Requests of this run: `requests_sent` in all, of which
     `rate_limited` were turned away and `possibly_billed` ended without a known outcome. `in_flight_bound` is how many
     may be under way until the next commit, `concurrency` the limit on them. Tokens are those of this run's replies.
-    `notes` are sentences for the user on what the run found out and goes on with.
+    `reached` is the base URL that answered last, of this or an earlier run; empty when none ever did. `notes` are
+    sentences for the user on what the run found out and goes on with.
     """
 
     rows_read: int = 0
@@ -216,6 +217,7 @@ class Progress:
     concurrency: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reached: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -20,7 +20,7 @@ from batchchat.errors import EndpointRefusedError
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from batchchat.write.columns import COLUMNS
-from tests.running import ROOT, ledger, write_csv, write_job
+from tests.running import BATCHCHAT, ROOT, ledger, write_csv, write_job
 from tests.running import batchchat as command
 
 KEY = "canary-key-0123456789"
@@ -72,6 +72,20 @@ def test_nothing_on_the_port_is_said_within_seconds(rows: Path) -> None:
     refused = command("run", write_job(rows), "--endpoint", "http://127.0.0.1:9/v1", "--json")
     assert (refused.code, refused.summary["rows_failed"]) == (4, 0)
     assert "cannot connect to 127.0.0.1:9: Connection refused" in refused.stderr
+
+
+def test_endpoint_that_answered_last_night_is_waited_for(rows: Path) -> None:
+    """When it is down as the next run starts, with nothing but new rows, that is an outage and no mistyped address."""
+    with EmbeddedEndpoint(ServeSettings()) as endpoint:
+        job = write_job(rows, endpoint={"base_url": endpoint.base_url}, limits={"concurrency": 4})
+        assert command("run", job, "--limit", "3").code == 0
+    write_csv(rows / "rows.csv", ["quite", "new", "rows"])
+    for _ in range(2):  # the run that was in vain forgets nothing
+        with subprocess.Popen([*BATCHCHAT, "run", str(job)], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline().startswith("waiting for the endpoint, with one probe at a time: cannot")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
 
 
 def test_rows_that_make_no_request_fail_alone(rows: Path) -> None:

@@ -33,16 +33,24 @@ LOADING = Failure("unavailable", "Loading model", 503)
 class World:
     """A run's trouble, with a clock of its own; each failure is that of a request that started just now."""
 
-    def __init__(self, *, has_worked: bool = True, max_outage_s: float = 600.0, waits_for_first: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        has_worked: bool = True,
+        max_outage_s: float = 600.0,
+        waits_for_first: bool = False,
+        reached: str = "",
+    ) -> None:
         self.tally = Tally()
-        pacing = Pacing(RateLimits(None, None), Concurrency(64, 0.0), 6, 30.0)
         pacing = Pacing(
-            pacing.rates,
-            pacing.concurrency,
-            pacing.max_attempts,
-            pacing.grace_s,
+            RateLimits(None, None),
+            Concurrency(64, 0.0),
+            6,
+            30.0,
             max_outage_s=max_outage_s,
             waits_for_first=waits_for_first,
+            base_url="https://api/v1",
+            reached=reached,
         )
         self.trouble = Trouble(pacing, self.tally)
         self.now = 100.0
@@ -120,10 +128,15 @@ def test_outage_beyond_the_patience_ends_the_job() -> None:
     assert world.now - began == pytest.approx(20.0, abs=31.0)
 
 
-@pytest.mark.parametrize(("waits_for_first", "is_over"), [(False, True), (True, False)])
-def test_endpoint_that_never_answered_is_waited_for_when_told(waits_for_first: bool, is_over: bool) -> None:
-    """Nobody wants to wait an hour for a mistyped address, unless he says so."""
-    world = World(has_worked=False, waits_for_first=waits_for_first)
+@pytest.mark.parametrize(
+    ("waits_for_first", "reached", "is_over"),
+    [(False, "", True), (True, "", False), (False, "https://api/v1", False), (False, "https://other/v1", True)],
+)
+def test_endpoint_that_never_answered_is_waited_for_when_told(
+    waits_for_first: bool, reached: str, is_over: bool
+) -> None:
+    """Nobody wants to wait an hour for a mistyped address, unless he says so; one that answered last night is right."""
+    world = World(has_worked=False, waits_for_first=waits_for_first, reached=reached)
     for _ in range(UNREACHED_TRIES - 1):
         assert isinstance(world.fail("a", REFUSED), Again)
         world.wait()

@@ -74,7 +74,8 @@ class Checkpoint:
         with self._guarded(), self._transaction() as connection:
             newest = connection.execute("SELECT max(run) FROM runs").fetchone()[0] or 0
             host = socket.gethostname()
-            self._run = RunRecord(newest + 1, now, now, None, None, os.getpid(), host, rows_total, Progress())
+            progress = Progress(reached=before.progress.reached if before else "")
+            self._run = RunRecord(newest + 1, now, now, None, None, os.getpid(), host, rows_total, progress)
             connection.execute(_PUT["runs"], run_row(self._run))
         return before
 

@@ -66,10 +66,10 @@ class Pending:
 class Pacing:
     """What the schedule obeys: the job's limits as the send room's arithmetic.
 
-    `max_outage_s` is how long an endpoint that is down is waited for; without `waits_for_first`, one that never
-    answered anything is not. `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes
-    alone. `model_varies` says that rows name the model, so that an unknown one may be a row's own trouble. `notes` are
-    sentences for the user on how the limits came about.
+    `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes alone. `model_varies` says
+    that rows name the model, so that an unknown one may be a row's own trouble. `max_outage_s` is how long an endpoint
+    that is down is waited for; without `waits_for_first`, one that never answered is not: `reached` is the base URL
+    that last did, `base_url` the one that is asked. `notes` are sentences for the user on how the limits came about.
     """
 
     rates: RateLimits
@@ -80,4 +80,6 @@ class Pacing:
     model_varies: bool = False
     max_outage_s: float = 3_600.0
     waits_for_first: bool = False
+    base_url: str = ""
+    reached: str = ""
     notes: tuple[str, ...] = ()

@@ -378,7 +378,11 @@ class Schedule:
 
     def _progress(self) -> Progress:
         self._tally.notes = (*self._ladder.notes, *self._trouble.notes)
-        return self._tally.progress(in_flight=len(self._in_flight), concurrency=self._limit())
+        return self._tally.progress(
+            in_flight=len(self._in_flight),
+            concurrency=self._limit(),
+            reached=self._pacing.base_url if self._tally.has_reached else self._pacing.reached,
+        )
 
 
 def _read(reply: Reply) -> Completion | Failure:

@@ -176,6 +176,7 @@ class Trouble:
         gate, max_outage_s = self._outage_gate, self._pacing.max_outage_s
         self._close(failure, started_at, now)
         is_known = self._tally.has_reached or self._tally.has_completion or self._pacing.waits_for_first
+        is_known = is_known or (self._pacing.reached != "" and self._pacing.reached == self._pacing.base_url)
         if not is_known and gate.burst_count >= UNREACHED_TRIES:
             return Refuse(f"the endpoint is not there: {failure.message}; {ADVICE['connect']}")
         down_s, reset_s = now - gate.troubled_since, failure.retry_after_s or 0.0

@@ -21,7 +21,7 @@ def as_object(summary: RunSummary, exit_code: int) -> dict[str, Any]:
     progress = fields.pop("progress")
     fields.pop("first_rows")
     waiting = summary.rows_total - summary.progress.rows_answered - summary.progress.rows_failed
-    for internal in ("in_flight", "in_flight_bound", "concurrency"):
+    for internal in ("in_flight", "in_flight_bound", "concurrency", "reached"):
         progress.pop(internal)
     return {**fields, **progress, "rows_unasked": waiting, "exit_code": exit_code}
 
