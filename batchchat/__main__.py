@@ -1,6 +1,7 @@
 """The `batchchat` command; `python -m batchchat` is the same. Answers `--help` before anything is imported."""
 
 import os
+import signal
 import sys
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported for the sake of `--help`
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
 def main() -> "NoReturn":
     """Run the command line, and leave with its exit code."""
     _occupy_standard_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C amid the imports ends it without a traceback
     if sys.argv[1:] in (["-h"], ["--help"]):
         from batchchat.usage import USAGE
 
         _leave(0, USAGE)
     from batchchat.cli import main as run_command
 
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run_command(prog_name="batchchat")
     except SystemExit as end:

@@ -48,10 +48,10 @@ class StopSwitch:
     def stop(self, reason: BatchchatError) -> None:
         """Ask the run to stop; a second time, to leave at once."""
         with self._lock:
-            self._reason = reason
+            is_urgent, self._reason = self._reason is not None, reason
             if self._target is not None:
                 loop, schedule = self._target
-                loop.call_soon_threadsafe(schedule.stop, reason)
+                loop.call_soon_threadsafe(functools.partial(schedule.stop, reason, is_urgent=is_urgent))
 
     def connect(self, schedule: Schedule | None) -> None:
         """Name the run to stop; None when there is none any more. Called in the run's event loop."""
@@ -187,15 +187,24 @@ class _CheckpointStore:
 
 @contextmanager
 def _stopped_by_signals(schedule: Schedule) -> Iterator[None]:
-    """Let a signal stop the schedule; only the main thread gets signals. One that is ignored (`nohup`) stays so."""
+    """Let a signal stop the schedule, and a Ctrl-C after it at once; a terminal that closes may send SIGHUP twice.
+
+    Only the main thread gets signals. One that is ignored (`nohup`) stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        schedule.stop(InterruptedRunError(number), is_urgent=bool(received) and number == signal.SIGINT)
+        received.append(number)
+
     for number in before:
-        loop.add_signal_handler(number, schedule.stop, InterruptedRunError(number))
+        loop.add_signal_handler(number, stop, number)
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from batchchat.errors import (
     EXIT_ROWS_FAILED,
     STOPPING_SIGNALS,
     BatchchatError,
+    InterruptedRunError,
     JobError,
     OutputError,
     Problem,
@@ -329,12 +330,12 @@ def _without_keys(words: str) -> str:
 
 
 def _let_signals_raise() -> None:
-    """Let the first signal to stop end the command by an exception, so that temporary files go."""
+    """Let a signal to stop end the command by an exception, so that temporary files go."""
 
     def handler(number: int, _: FrameType | None) -> None:
-        for later in STOPPING_SIGNALS:
-            signal.signal(later, signal.SIG_IGN)  # a second one must not interrupt the tidying up
-        raise StopSignal(number)
+        # A second one must not interrupt the tidying up; where the first was swallowed, there is none.
+        if not isinstance(sys.exc_info()[1], StopSignal | InterruptedRunError):
+            raise StopSignal(number)
 
     for number in STOPPING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` lets SIGHUP be ignored

@@ -138,7 +138,8 @@ class Failure:
     `empty_reply`. `message` has at most 2 KB, and no key. `status` is the HTTP status, None when there was no reply.
     `code` is the provider's own machine-readable word, `param` the parameter that it blames. `retry_after_s` is the
     server's wish, in seconds from the reply. `is_outcome_unknown` says that the request may have been worked on, and
-    billed, all the same; `usage` is what a reply that is no answer says it cost.
+    billed, all the same; `is_by_words` that only the sentence of the message says what it is, which may be an echo of
+    the row's own; `usage` is what a reply that is no answer says it cost.
     """
 
     kind: str
@@ -149,6 +150,7 @@ class Failure:
     retry_after_s: float | None = None
     request_id: str | None = None
     is_outcome_unknown: bool = False
+    is_by_words: bool = False
     usage: Usage = field(default_factory=Usage)
 
 

@@ -1,8 +1,10 @@
 """What a template may do for one row: nothing endless, nothing huge, nothing of Python, and the same in every run."""
 
+import contextlib
 import datetime
 import decimal
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from jinja2.exceptions import SecurityError
 
 from batchchat.errors import TemplateError
 from batchchat.prompt.bounds import MAX_CHARACTERS, MAX_DEPTH, MAX_LEVELS, LimitError
+from batchchat.prompt.environment import row_environment
 from batchchat.prompt.media import MediaFolder, Unremembered
 from batchchat.prompt.request import compile_prompt
 from batchchat.prompt.template import RequestTemplate, compile_request
@@ -110,7 +113,8 @@ HUGE = {
     "json indent": "{{ l | tojson(indent=10**9) }}",
     "replaced nothing": "{{ big | replace('', big) }}",
     "characters": "{{ (big * 30) | list }}",
-    "words": "{{ (big * 30).split() | length }}",
+    "words": "{{ ('ab ' * (n * 6666666)).split() | length }}",
+    "words from the right": "{{ ('ab ' * (n * 6666666)).rsplit(' ') | length }}",
 }
 LONG = {
     "nested loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}{{ x }}",
@@ -265,6 +269,12 @@ def test_counting_changes_no_result(content: str, text: str) -> None:
 
 # the sandbox
 
+TEXT_FILTERS = (
+    *("capitalize", "e", "escape", "indent", "lower", "string", "striptags", "title", "trim", "upper", "wordcount"),
+    *("format", "replace('b', x)"),
+)
+NEITHER_TEXT_NOR_VALUE = {name for name in row_environment().filters if " " not in name} - set(TEXT_FILTERS)
+
 
 @pytest.mark.parametrize(
     "expression",
@@ -341,11 +351,79 @@ def test_time_zone_of_the_machine_is_not_asked(expression: str) -> None:
         _content(f"{{{{ {expression} }}}}")
 
 
-@pytest.mark.parametrize("expression", ["ns ~ ''", "'%s' % [ns]", "'{}'.format(ns)", "ns | string", "[ns] | join"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "ns ~ ''",
+        "'%s' % [ns]",
+        "'%s' % {'a': ns}",
+        "'%r' | format(a=ns)",
+        "'%(a)s' % {'a': ns}",
+        "ns | format",
+        "'{}'.format(ns)",
+        "ns | string",
+        "[ns] | join",
+        "x is lower and ns is lower",
+        "ns is upper",
+        "{'a': ns} | urlencode",
+        "{'a': ns} | items | urlencode",
+        *(f"{form} | {name}" for form in ("ns", "[ns]", "{'a': [ns]}") for name in TEXT_FILTERS),
+    ],
+)
 def test_address_in_memory_is_no_text(expression: str) -> None:
     """Every way to text refuses what is no value: it would be another request in each run."""
     with pytest.raises(ValueError, match="a Namespace is not a value"):
         _content(f"{{% set ns = namespace(a=x) %}}{{{{ {expression} }}}}")
+
+
+@pytest.mark.parametrize("name", TEXT_FILTERS)
+def test_address_of_an_iterator_is_no_text(name: str) -> None:
+    """What `map` and the like give is no list yet, and its text another one in each run."""
+    with pytest.raises(ValueError, match=r"a list_iterator is not a value; .* `\| list`"):
+        _content(f"{{{{ l | map('string') | {name} }}}}")
+
+
+@pytest.mark.parametrize("name", sorted(NEITHER_TEXT_NOR_VALUE))
+def test_no_other_filter_makes_text_of_an_object(name: str) -> None:
+    """Whatever the filter does with an object and lists of it, nothing of its address gets into a request."""
+    arguments = {"map": "('string')", "groupby": "('a')", "batch": "(1)", "slice": "(1)", "replace": "('', '')"}
+    for form in ("ns", "[ns]", "{'a': ns}", "{'a': ns}.items()"):
+        with contextlib.suppress(Exception):
+            made = _content(f"{{% set ns = namespace(a=x) %}}{{{{ {form} | {name}{arguments.get(name, '')} }}}}")
+            assert "0x" not in str(made)
+
+
+def test_values_have_the_text_that_they_had() -> None:
+    """Numbers, truth, lists, dates and what is missing by default are written as Jinja writes them."""
+    content = "{{ true | lower }}{{ [1, 'A'] | upper }}{{ n | trim }}{{ t.date() | capitalize }}{{ s | urlencode }}"
+    content += "{{ '%d%% of %s' | format(n, l[:2]) }}{{ '%(a)s%%' % s }}{{ '%s' % s }}{{ [('a', n)] | urlencode }}"
+    content += "{{ s | items | urlencode }}{{ n | urlencode }}{{ n is lower }}{{ '<i>1</i>' | striptags }}"
+    assert _content(content) == "true[1, 'A']32026-01-02a=13% of [0, 1]1%{'a': 1}a=3a=13false1"
+
+
+def test_mapping_is_weighed_for_no_percent_sign() -> None:
+    """`%%` is a sign and no value: a large mapping is not counted for it, but each time that it is text."""
+    large = {"a": "x" * 2_000_000, "b": 1}
+    assert _content("{{ ('%%' * 90 ~ '%(b)s') % v }}", {"v": large}) == "%" * 90 + "1"
+    with pytest.raises(LimitError):
+        _content("{{ ('%(a)s' * 90) % v }}", {"v": large})
+
+
+def test_batches_are_counted_before_they_are_made() -> None:
+    """A long text in batches of one fails at once, not after five million lists."""
+    started = time.monotonic()
+    with pytest.raises(LimitError, match=re.escape(STEPS)):
+        _content("{{ v | batch(1) | list | length }}", {"v": "x" * 5_000_000})
+    assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize("expression", ["n ** (2 * 10**7)", "(-n) ** (2 * 10**7)"])
+def test_power_is_refused_before_it_is_computed(expression: str) -> None:
+    """It would take longer than anybody waits, and more memory than there is."""
+    started = time.monotonic()
+    with pytest.raises(LimitError, match=DIGITS):
+        _content(f"{{{{ {expression} }}}}")
+    assert time.monotonic() - started < 1.5
 
 
 HOSTILE = st.sampled_from(

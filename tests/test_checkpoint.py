@@ -23,6 +23,7 @@ from batchchat.errors import CheckpointDamagedError, CheckpointError, Checkpoint
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.keep.files import prepare_folder, set_aside
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
+from batchchat.keep.rows import checksum
 from batchchat.records import (
     Answer,
     Completion,
@@ -306,7 +307,7 @@ def test_find_in_the_next_run_drops_transient(tmp_path: Path) -> None:
     with started(tmp_path / "c.sqlite") as checkpoint:
         checkpoint.commit(OF_EACH_KIND, Progress())
     with started(tmp_path / "c.sqlite") as checkpoint:
-        assert checkpoint.find(KEYS) == {b"answer": True, b"final": False}
+        assert checkpoint.find(KEYS) == {b"answer": True, b"transient": None, b"final": False}
 
 
 def test_find_retrying_final_drops_old_failures(tmp_path: Path) -> None:
@@ -314,9 +315,9 @@ def test_find_retrying_final_drops_old_failures(tmp_path: Path) -> None:
     with started(tmp_path / "c.sqlite") as checkpoint:
         checkpoint.commit(OF_EACH_KIND, Progress())
     with started(tmp_path / "c.sqlite") as checkpoint:
-        assert checkpoint.find(KEYS, retries_final=True) == {b"answer": True}
+        assert checkpoint.find(KEYS, retries_final=True) == {b"answer": True, b"transient": None, b"final": None}
         checkpoint.commit([(b"final", given_up(is_transient=False))], Progress())
-        assert checkpoint.find(KEYS, retries_final=True) == {b"answer": True, b"final": False}
+        assert checkpoint.find(KEYS, retries_final=True) == {b"answer": True, b"transient": None, b"final": False}
 
 
 def test_refused_commit_stores_nothing(tmp_path: Path) -> None:
@@ -768,3 +769,26 @@ def test_older_version_is_not_read_before_it_is_migrated(tmp_path: Path) -> None
         pass
     with open_checkpoint(path, is_read_only=True) as checkpoint:
         assert checkpoint.answer_count() == 0
+
+
+@pytest.mark.parametrize("values", [(b"ab", b"c", b"d"), (b"a", b"bc", b"d"), (b"a", b"b", b"cd")])
+def test_checksum_tells_where_each_value_ends(values: tuple[bytes, bytes, bytes]) -> None:
+    """The same bytes, divided otherwise between key, fields and reply, are another answer."""
+    key, fields, reply = values
+    others = [(b"abc", b"d", b""), (b"", b"abc", b"d"), (b"abcd", b"", b"")]
+    mine = checksum("answers", key, 1, 0.5, 1, fields, reply, None)
+    assert mine not in [checksum("answers", a, 1, 0.5, 1, b, c, None) for a, b, c in others]
+    failure = (key, 1, 0, None, 1, "kind", "message", None, "code", None)
+    assert checksum("failures", *failure, fields, reply) != checksum("failures", *failure, fields + reply, b"")
+
+
+def test_damaged_failure_is_in_no_group(tmp_path: Path) -> None:
+    """What status counts is what was stored."""
+    path = tmp_path / "c.sqlite"
+    with started(path) as checkpoint:
+        checkpoint.commit([(bytes([number]), given_up("no")) for number in range(3)], Progress())
+    with database(path) as connection:
+        connection.execute("UPDATE failures SET kind = 'other' WHERE key = x'01'")
+        connection.commit()
+    with open_checkpoint(path, is_read_only=True) as checkpoint:
+        assert checkpoint.failure_groups(10) == [FailureGroup("server", "no", 2)]

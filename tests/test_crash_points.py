@@ -124,7 +124,7 @@ def test_kill_in_a_migration_keeps_the_answers_of_the_older_version(tmp_path: Pa
         runs = stack.enter_context(Runs(job))
         assert runs.run() == 0
         path = job.parent / ".batchchat" / "job.sqlite"
-        _make_older(path)
+        make_older(path)
         assert runs.run(dies_at="in-migration") == -signal.SIGKILL
         with connected(path, is_read_only=True) as connection:
             assert connection.execute("PRAGMA user_version").fetchone() == (2,)
@@ -132,7 +132,7 @@ def test_kill_in_a_migration_keeps_the_answers_of_the_older_version(tmp_path: Pa
         assert len(ledger(log)) == ROWS
 
 
-def _make_older(path: Path) -> None:
+def make_older(path: Path) -> None:
     """Write a checkpoint anew as the version before the newest had it."""
     with closing(sqlite3.connect(path)) as newest:
         rows = {

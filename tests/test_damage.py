@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,10 @@ from batchchat import pipeline
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
 from batchchat.jobfile import load_job
 from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.keep.connection import connected
+from batchchat.keep.files import set_aside
+from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
+from batchchat.keep.rows import answer_row
 from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress
 from batchchat.serve.server import EmbeddedEndpoint
@@ -28,6 +32,7 @@ from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, batchchat, ledger, write_csv, write_job
 
 PAGE_BYTES = 4096
+FRAME_BYTES = 24 + PAGE_BYTES
 FLIPS = 60
 COUNT = 200
 
@@ -83,7 +88,7 @@ def run(path: Path) -> int:
             with open_whole(path) as checkpoint:
                 checkpoint.start_run(COUNT)
                 found = checkpoint.find(KEYS)
-                missing = [key for key in KEYS if key not in found]
+                missing = [key for key in KEYS if found.get(key) is None]
                 asked += sum(isinstance(TRUTH[key], Answer) for key in missing)
                 checkpoint.commit([(key, TRUTH[key]) for key in missing], Progress())
                 assert right(checkpoint.outcomes(KEYS, with_replies=True)) == COUNT
@@ -183,17 +188,172 @@ def test_note_says_what_was_saved_and_where_the_damaged_file_is(content: bytes, 
         assert checkpoint.notes == ()
 
 
-def test_final_failures_stand_and_passing_ones_are_asked_again(content: bytes, tmp_path: Path) -> None:
-    """What was saved of failures belongs to no run any more."""
+def test_failures_are_not_saved(content: bytes, tmp_path: Path) -> None:
+    """One that an answer had replaced would never be asked again; a refusal costs nothing to ask for twice."""
     path = tmp_path / "c.sqlite"
     path.write_bytes(content[:-PAGE_BYTES])
     with open_whole(path) as checkpoint:
-        checkpoint.start_run(COUNT)
         found = checkpoint.find(KEYS)
-    failed = {key: row for key, row in TRUTH.items() if isinstance(row, FailedRow)}
-    standing = [key for key in failed if found.get(key) is False]
-    assert len(standing) > len(failed) // 4
-    assert not any(failed[key].is_transient for key in standing)
+    assert not [key for key, row in TRUTH.items() if isinstance(row, FailedRow) and key in found]
+
+
+ANSWERED = [key for key, row in TRUTH.items() if isinstance(row, Answer)]
+
+
+def write_killed(path: Path, numbers: Sequence[int], *, content: bytes = b"", reason: str | None = None) -> None:
+    """Write what a process leaves that is killed after a commit for each number; `content` is what it began with."""
+    alive = path.with_name("alive.sqlite")
+    if content:
+        alive.write_bytes(content)
+    with open_checkpoint(alive) as checkpoint:
+        checkpoint.start_run(COUNT)
+        for number in numbers:
+            checkpoint.commit([(ANSWERED[number], TRUTH[ANSWERED[number]])], Progress(rows_answered=number))
+        if reason is not None:
+            checkpoint.end_run(reason)
+        for suffix in ("", "-wal"):
+            path.with_name(path.name + suffix).write_bytes(alive.with_name(alive.name + suffix).read_bytes())
+    alive.unlink()
+
+
+def flip(path: Path, at: int) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+
+
+def saved(path: Path) -> bool:
+    """Open a checkpoint for writing, and return whether it had to be saved."""
+    with open_whole(path) as checkpoint:
+        return bool(checkpoint.notes)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.95])
+def test_bit_flipped_in_the_log_of_a_killed_run_costs_no_more_than_its_row(share: float, tmp_path: Path) -> None:
+    """SQLite ends the log at the first frame that is not whole, and finds nothing amiss."""
+    path, log = tmp_path / "c.sqlite", tmp_path / "c.sqlite-wal"
+    write_killed(path, range(40))
+    flip(log, int(log.stat().st_size * share) + 20)
+    with open_whole(path) as checkpoint:
+        assert len(checkpoint.notes) == 1
+        assert sum(found is not None for found in checkpoint.outcomes(ANSWERED[:40])) >= 39
+
+
+@pytest.mark.parametrize("at", [0, 3, 9, 18, 26])
+def test_bit_flipped_in_the_head_of_the_log_costs_nothing(at: int, tmp_path: Path) -> None:
+    """SQLite takes none of such a log."""
+    path = tmp_path / "c.sqlite"
+    write_killed(path, range(10))
+    flip(tmp_path / "c.sqlite-wal", at)
+    with open_whole(path) as checkpoint:
+        assert None not in checkpoint.outcomes(ANSWERED[:10])
+
+
+def test_salts_flipped_in_the_last_frames_are_noticed(tmp_path: Path) -> None:
+    """One bit changes one of the two salts by which the frames of the last writer are known."""
+    path, log = tmp_path / "c.sqlite", tmp_path / "c.sqlite-wal"
+    write_killed(path, range(40))
+    frames = (log.stat().st_size - 32) // FRAME_BYTES
+    for frame in range(frames - 8, frames):
+        flip(log, 32 + frame * FRAME_BYTES + 9)
+    with open_whole(path) as checkpoint:
+        assert None not in checkpoint.outcomes(ANSWERED[:40])
+
+
+def test_answers_behind_a_flipped_bit_are_set_aside_with_the_log(tmp_path: Path) -> None:
+    """To fold the log into the file would drop what is to be kept."""
+    path, log = tmp_path / "c.sqlite", tmp_path / "c.sqlite-wal"
+    write_killed(path, range(40))
+    flip(log, log.stat().st_size // 2)
+    before = log.read_bytes()
+    aside = set_aside(path)
+    assert aside is not None
+    assert aside.with_name(f"{aside.name}-wal").read_bytes() == before
+
+
+def test_log_that_a_kill_tore_is_no_damage(tmp_path: Path) -> None:
+    """Half a frame, or whole ones of what is already stored, are what a kill leaves, and no reason for alarm."""
+    path, log = tmp_path / "c.sqlite", tmp_path / "c.sqlite-wal"
+    write_killed(path, range(40))
+    written = log.read_bytes()
+    again = written[-4 * FRAME_BYTES :]  # not in their place, so that their checksums do not hold
+    log.write_bytes(written + again + again[: PAGE_BYTES // 2])
+    with open_whole(path) as checkpoint:
+        assert checkpoint.notes == ()
+        assert None not in checkpoint.outcomes(ANSWERED[:40])
+
+
+def test_log_left_by_a_run_that_finished_has_its_file_searched(content: bytes, tmp_path: Path) -> None:
+    """It was not closed: whatever stopped the process may have stopped a write to the file too."""
+    path = tmp_path / "c.sqlite"
+    write_killed(path, [], content=content, reason="finished")
+    damaged = path.read_bytes()
+    path.write_bytes(damaged[: 12 * PAGE_BYTES] + bytes(PAGE_BYTES) + damaged[13 * PAGE_BYTES :])
+    assert saved(path)
+
+
+def test_run_that_ended_by_damage_has_its_checkpoint_saved(content: bytes, tmp_path: Path) -> None:
+    """What SQLite does not see in a search, a run has come upon."""
+    path = tmp_path / "c.sqlite"
+    for reason, is_expected in [("stopped by SIGINT", False), (f"{path} is damaged: SQLite says: no", True)]:
+        path.write_bytes(content)
+        with open_checkpoint(path) as checkpoint:
+            checkpoint.start_run(COUNT)
+            checkpoint.end_run(reason)
+        assert saved(path) is is_expected
+
+
+@pytest.mark.parametrize("at", [18, 19])
+def test_header_of_a_newer_file_format_is_damage(content: bytes, at: int, tmp_path: Path) -> None:
+    """SQLite takes such a file for one that may only be read, or for none; ours never have it."""
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(content)
+    flip(path, at)
+    assert saved(path)
+
+
+def test_newest_state_of_a_run_is_saved(tmp_path: Path) -> None:
+    """A state of a moment before, which is met later, does not take its place."""
+    path = tmp_path / "c.sqlite"
+    with open_checkpoint(path) as checkpoint:
+        checkpoint.start_run(COUNT)
+        checkpoint.commit([], Progress(rows_answered=5))
+        log = path.with_name("c.sqlite-wal").read_bytes()
+        checkpoint.commit([(ANSWERED[0], TRUTH[ANSWERED[0]])], Progress(rows_answered=7))
+    flip(path, 18)
+    path.with_name("c.sqlite-wal").write_bytes(log)
+    assert saved(path)
+    with open_checkpoint(path, is_read_only=True) as checkpoint:
+        run = checkpoint.last_run()
+        assert run is not None
+        assert run.progress.rows_answered == 7
+
+
+def test_answer_that_has_changed_is_not_saved(content: bytes, tmp_path: Path) -> None:
+    """The note counts what can be used."""
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(content)
+    flip(path, content.index(b"text 17 ") + 5)
+    flip(path, 18)
+    with open_whole(path) as checkpoint:
+        assert checkpoint.answer_count() == len(ANSWERED) - 1
+
+
+def test_long_answers_go_on_where_they_went_on(content: bytes, tmp_path: Path) -> None:
+    """An answer's further pages are looked for in the log, and where that has others of their number, in the file."""
+    path = tmp_path / "c.sqlite"
+    write_killed(path, range(60))
+    flip(path, 18)
+    with open_whole(path) as checkpoint:
+        assert None not in checkpoint.outcomes(ANSWERED[:60])
+    other = tmp_path / "other.sqlite"
+    write_killed(other, list(reversed(range(40, len(ANSWERED)))))
+    path.write_bytes(content)
+    other.with_name("other.sqlite-wal").rename(path.with_name("c.sqlite-wal"))
+    flip(path, 18)
+    with open_whole(path) as checkpoint:
+        assert None not in checkpoint.outcomes(ANSWERED)
 
 
 OTHERS: dict[str, Callable[[Path], object]] = {
@@ -251,6 +411,74 @@ def test_kill_while_saving_loses_nothing(content: bytes, point: str, tmp_path: P
     (aside,) = tmp_path.glob("c.damaged-*.sqlite")
     assert aside.read_bytes() == damaged
     assert sorted(tmp_path.iterdir()) == sorted([path, aside, aside.with_name(f"{aside.name}-wal")])
+
+
+def test_damage_while_a_fresh_start_is_wished_brings_no_old_answer_back(content: bytes, tmp_path: Path) -> None:
+    """A new checkpoint that a kill kept from its place goes aside too; every answer is in one of the two files."""
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(bytes(PAGE_BYTES) + content[PAGE_BYTES:])
+    command = [sys.executable, "-c", SALVAGING, str(path)]
+    environment = {**os.environ, "BATCHCHAT_CRASH_AT": "after-salvage"}
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == -signal.SIGKILL
+    aside = set_aside(path)
+    assert aside is not None
+    with open_whole(path) as checkpoint:
+        assert (checkpoint.find(KEYS), checkpoint.notes) == ({}, ())
+    with open_checkpoint(aside, is_read_only=True) as checkpoint:
+        assert checkpoint.answer_count() > len(ANSWERED) * 0.9
+    assert len(list(tmp_path.glob("c.damaged-*.sqlite"))) == 1
+
+
+def write_older(path: Path, version: int) -> None:
+    """Write the answers of `TRUTH` as a version without checksums did."""
+    with connected(path, is_read_only=False) as connection:
+        connection.executescript("".join(MIGRATIONS[:version]))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {version}")
+        rows = [answer_row(key, 1, row)[: 5 + version] for key, row in TRUTH.items() if isinstance(row, Answer)]
+        connection.executemany(f"INSERT INTO answers VALUES ({', '.join('?' * (5 + version))})", rows)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_version_without_checksums_is_saved_as_far_as_sqlite_reads_it(version: int, tmp_path: Path) -> None:
+    """Whichever page is lost, the answers on the others are kept, each as it was."""
+    whole = tmp_path / "whole.sqlite"
+    whole.touch()
+    write_older(whole, version)
+    before = whole.read_bytes()
+    for page in range(8, len(before) // PAGE_BYTES, 6):
+        path = tmp_path / f"{page}.sqlite"
+        path.write_bytes(before[: page * PAGE_BYTES] + bytes(PAGE_BYTES) + before[(page + 1) * PAGE_BYTES :])
+        with open_whole(path) as checkpoint:
+            assert len(checkpoint.notes) == 1
+            assert right(checkpoint.outcomes(KEYS, with_replies=True)) >= len(ANSWERED) - 12
+
+
+def test_older_answer_that_cannot_be_unpacked_is_not_saved(tmp_path: Path) -> None:
+    """Without checksums, what can be known of an answer is whether it can be read."""
+    path = tmp_path / "c.sqlite"
+    path.touch()
+    write_older(path, 2)
+    with connected(path, is_read_only=False) as connection:
+        connection.execute("UPDATE answers SET reply = x'00' WHERE rowid = 7")
+    before = path.read_bytes()
+    path.write_bytes(before[:-PAGE_BYTES] + bytes(PAGE_BYTES))
+    with open_whole(path) as checkpoint:
+        assert len(checkpoint.notes) == 1
+        assert ANSWERED[6] not in checkpoint.find(ANSWERED)
+        assert right(checkpoint.outcomes(KEYS, with_replies=True)) >= len(ANSWERED) - 12
+
+
+def test_older_version_of_which_nothing_can_be_read_is_said_to_be_one(tmp_path: Path) -> None:
+    """Its owner has a checkpoint, and no foreign file."""
+    path = tmp_path / "c.sqlite"
+    path.touch()
+    write_older(path, 2)
+    path.write_bytes(path.read_bytes()[:100] + bytes(PAGE_BYTES - 100) + path.read_bytes()[PAGE_BYTES:])
+    with pytest.raises(
+        CheckpointForeignError, match=r"of an older batchchat, without checksums.* Restore it from a backup"
+    ):
+        run(path)
 
 
 @pytest.fixture

@@ -62,3 +62,30 @@ def test_damaged_bytes_are_an_error() -> None:
 def test_bytes_after_the_end_are_left() -> None:
     """Some servers pad a compressed reply."""
     assert b"".join(Decoder("gzip").feed(gzip.compress(b"text") + b"padding")) == b"text"
+
+
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=4), st.lists(st.integers(0, 5_000), max_size=8))
+def test_every_member_is_read(parts: list[bytes], cuts: list[int]) -> None:
+    """Some compress each piece by itself: gzip may have several members, and the network cuts within any of them."""
+    packed = b"".join(map(gzip.compress, parts))
+    edges = sorted({0, len(packed), *(cut % (len(packed) + 1) for cut in cuts)})
+    decoder = Decoder("gzip")
+    read = [piece for start, end in pairwise(edges) for piece in decoder.feed(packed[start:end])]
+    assert b"".join(read) == b"".join(parts)
+
+
+def test_later_members_come_in_bounded_pieces_a_byte_at_a_time_too() -> None:
+    """A bomb behind a small member is bounded like any other, and its first bytes may come alone."""
+    packed = gzip.compress(b"text") + gzip.compress(bytes(5 * 2**20)) + b"\x1f\x8b and other padding"
+    decoder = Decoder("gzip")
+    pieces = [piece for byte in packed for piece in decoder.feed(bytes([byte]))]
+    assert b"".join(pieces) == b"text" + bytes(5 * 2**20)
+    whole = list(Decoder("gzip").feed(packed))
+    assert b"".join(whole) == b"".join(pieces)
+    assert max(map(len, whole)) <= PIECE_BYTES
+
+
+def test_damaged_later_member_is_an_error() -> None:
+    """What begins like a member must be one."""
+    with pytest.raises(DecodingError, match="damaged"):
+        list(Decoder("gzip").feed(gzip.compress(b"text") + b"\x1f\x8b\x08" + b"\xff" * 99))

@@ -359,7 +359,7 @@ def test_what_is_not_to_be_tried_again_is_not(status: int) -> None:
         (Failure("server", "", 501), False, False),
         (Failure("server", "tool_use_failed", 400), False, False),
         (Failure("server", "lock timeout", 409), False, False),
-        (Failure("protocol", "not a chat completion", 200), False, False),
+        (Failure("protocol", "not a chat completion", 200), False, True),
         (Failure("empty_reply", "", 200), False, False),
         (Failure("server", "", 503, retry_after_s=1.0), False, False),
         (Failure("connect", "refused"), False, False),

@@ -286,6 +286,7 @@ def test_bare_base_url_has_no_key() -> None:
         ("https://api.openai.com.evil.example/v1", None),
         ("https://api.openai.com:8443/v1", None),
         ("http://api.openai.com/v1", None),
+        ("http://api.openai.com:443/v1", None),
         ("https://API.openai.com:443/v2", "OPENAI_API_KEY"),
     ],
 )

@@ -49,7 +49,6 @@ NEWEST_COLUMNS = V3_COLUMNS
 KILLED = """
 import os, signal, sqlite3, sys
 from batchchat.keep.migrations import migrate
-from batchchat.keep.rows import checksum
 
 def kill_before(statement):
     if statement.strip().startswith(sys.argv[2]):
@@ -57,7 +56,6 @@ def kill_before(statement):
 
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("PRAGMA journal_mode = WAL")
-connection.create_function("checksum", -1, checksum)
 connection.set_trace_callback(kill_before)
 migrate(connection)
 """

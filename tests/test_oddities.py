@@ -145,7 +145,7 @@ OXEN = [
         400,
     ),
     plain("oxen-params", OXEN_PARAMS, Failed("bad_request", 400, None, "Invalid parameters. n is 0"), 400),
-    plain("oxen-file", OXEN_FILE, Failed("bad_request", 400, None, "The file cannot be read."), 400),
+    plain("oxen-file", OXEN_FILE, Failed("media", 400, None, "The file cannot be read."), 400),
     plain("oxen-key", OXEN_KEY, Failed("auth", 401, None, "You must be authenticated to perform this action."), 401),
     plain("oxen-credits", OXEN_CREDITS, Failed("credits", 402, None, "You have run out of credits."), 402),
     plain("oxen-upstream", OXEN_UPSTREAM, Failed("server", 502, None, "The model provider returned an error."), 502),

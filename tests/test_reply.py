@@ -496,7 +496,7 @@ TOGETHER_403 = {"error": {"message": "maximum context length is 4096 tokens", "t
         (
             400,
             {"status": "error", "status_message": "invalid_file_input"},
-            "bad_request",
+            "media",
             None,
             "invalid_file_input",
             ...,

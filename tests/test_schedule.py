@@ -613,6 +613,33 @@ def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
     assert progress.notes[0].startswith("waiting for the endpoint")
 
 
+def test_outage_costs_no_row_though_each_has_one_attempt_only() -> None:
+    """Rows that failed before the outage was known are asked again when it is over."""
+    asked, back_at = 0, 0.0
+
+    async def send(body: bytes) -> Reply | Failure:
+        nonlocal asked, back_at
+        asked += 1
+        if asked == 11:
+            back_at = time.monotonic() + 0.7
+        is_down = time.monotonic() < back_at
+        await asyncio.sleep(0)
+        return refusal(503, "upstream is gone") if is_down else ANSWER
+
+    store = MemoryStore()
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(100))], store, send, concurrency=4, max_attempts=1)))
+    assert (progress.rows_answered, progress.rows_failed) == (100, 0)
+
+
+def test_few_rows_that_always_fail_end_with_their_attempts() -> None:
+    """Poison rows at the end of a table are given up, though nothing passes after them."""
+    script = Script({name: [refusal(503, "crash")] * 9 for name in names(10)[5:]})
+    store = MemoryStore()
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(10))], store, script, max_attempts=2)))
+    assert (progress.rows_answered, progress.rows_failed) == (5, 5)
+    assert {outcome.attempts for outcome in store.by_name().values() if isinstance(outcome, FailedRow)} == {2}
+
+
 def test_request_that_was_never_written_is_not_counted() -> None:
     """When the run stops, what is still connecting was not asked: no request, no charge, no outcome."""
 
@@ -622,6 +649,7 @@ def test_request_that_was_never_written_is_not_counted() -> None:
 
         async def send(_: ChatRequest, body: bytes) -> Reply | Failure | None:
             if body == b"r0":
+                await turns(3)
                 return refusal(401)
             await is_halted.wait()
             return None
@@ -703,7 +731,7 @@ def test_stop_lets_requests_under_way_finish() -> None:
 
 @pytest.mark.parametrize(("grace_s", "stops"), [(HANG_S, 2), (0.0, 1), (0.05, 1)])
 def test_stop_cuts_when_patience_is_over(grace_s: float, stops: int) -> None:
-    """A second stop, or the end of the grace, cancels what is in flight and counts it as possibly billed."""
+    """A stop that is urgent, or the end of the grace, cancels what is in flight and counts it as possibly billed."""
 
     async def scenario() -> MemoryStore:
         endpoint, store = HeldEndpoint(), MemoryStore()
@@ -711,7 +739,7 @@ def test_stop_cuts_when_patience_is_over(grace_s: float, stops: int) -> None:
         task = asyncio.create_task(run(schedule))
         await endpoint.hold(3)
         for number in range(stops):
-            schedule.stop(interrupt(2 if number == 0 else 15))
+            schedule.stop(interrupt(2 if number == 0 else 15), is_urgent=number > 0)
         with pytest.raises(InterruptedRunError, match="stopped by SIGINT"):
             await task
         return store
@@ -719,6 +747,26 @@ def test_stop_cuts_when_patience_is_over(grace_s: float, stops: int) -> None:
     store = asyncio.run(scenario())
     assert store.outcomes == []
     assert (store.progress[-1].possibly_billed, store.progress[-1].in_flight) == (3, 0)
+
+
+@pytest.mark.parametrize("reason", [interrupt(1), CheckpointError("disk full")])
+def test_second_stop_of_another_kind_cuts_nothing(reason: BatchchatError) -> None:
+    """A terminal that closes may send SIGHUP twice, and an error of our own is no reason to lose replies."""
+
+    async def scenario() -> MemoryStore:
+        endpoint, store = HeldEndpoint(), MemoryStore()
+        schedule = schedule_of([chunk_of(*names(20))], store, endpoint, concurrency=3)
+        task = asyncio.create_task(run(schedule))
+        await endpoint.hold(3)
+        for _ in range(2):
+            schedule.stop(reason)
+            await turns(5)
+        endpoint.release.set()
+        with pytest.raises(type(reason)):
+            await task
+        return store
+
+    assert sorted(asyncio.run(scenario()).by_name()) == ["r0", "r1", "r2"]
 
 
 def test_stop_before_the_start_asks_nothing() -> None:
@@ -1047,10 +1095,10 @@ def trial_send(trial: Trial, rng: random.Random, weights: Mapping[str, int]) -> 
         what = rng.choices(list(weights), list(weights.values()))[0]
         trial.last[name] = what
         trial.charged[name] += what not in {"rate limit", "fatal"}
-        if what == "bad":
-            trial.refused.add(name)  # held, without a slot, until it shows whether it is the row's own
-        elif what == "answer" or (what not in {"rate limit", "fatal"} and _is_used_up(trial, name)):
+        if what == "answer":
             trial.received.add(name)
+        elif what == "bad" or (what not in {"rate limit", "fatal"} and _is_used_up(trial, name)):
+            trial.refused.add(name)  # held, without a slot, until it shows whether it is the row's own
         trial.is_decided = trial.is_decided or what == "fatal"
         return REPLIES[what]
 
@@ -1097,7 +1145,7 @@ async def play(seed: int) -> list[str]:
     if kind in {"stop", "cut"}:
         await turns(rng.randrange(400))
         for _ in range(1 if kind == "stop" else 2):
-            schedule.stop(interrupt())
+            schedule.stop(interrupt(), is_urgent=trial.is_decided)
             trial.is_decided = True
     error = (await asyncio.gather(task, return_exceptions=True))[0]
     return _verdict(trial, store, before, kind, error)

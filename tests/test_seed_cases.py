@@ -253,7 +253,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str, type[openai.APIStatusError], int, i
         openai.BadRequestError,
         400,
         1,
-        "bad_request",
+        "media",
     ),
 }
 

@@ -29,6 +29,7 @@ from batchchat.read.source import Source, open_source
 from batchchat.records import Answer, Batch, Completion, Outcome, ToolCall
 from batchchat.write.columns import COLUMNS, OutputPlan, answer_columns, plan_output
 from batchchat.write.sink import Sink, check_output, joined
+from tests.running import ROOT
 
 YES = Answer(Completion("yes", finish_reason="stop"), b"", 0.5, 1)
 CALLS = Answer(Completion(None, tool_calls=(ToolCall("c", "look", '{"x": "é"}'),)), b"", 0.5, 1)
@@ -702,3 +703,32 @@ def test_no_open_files_left_is_no_mistake_of_the_users(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(held[0])
     assert (caught.value.exit_code, caught.value.is_resumable) == (3, True)
+
+
+# Writes a file, and says when it gets its name whether its temporary file's lock could be taken by another.
+RENAMING = """
+import fcntl, os, sys
+from pathlib import Path
+from batchchat.write.replacement import commit, open_replacement
+
+def look(event, arguments):
+    if event == "os.rename":
+        try:
+            fcntl.flock(os.open(arguments[0], os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            print("free")
+        except BlockingIOError:
+            print("locked")
+
+sys.addaudithook(look)
+replacement = open_replacement(Path(sys.argv[1]))
+replacement.file.write(b"text")
+commit(replacement)
+"""
+
+
+def test_temporary_file_is_locked_until_it_has_its_name(tmp_path: Path) -> None:
+    """Another process that writes into the folder must not take it for one that was left behind."""
+    command = [sys.executable, "-c", RENAMING, str(tmp_path / "out.csv")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "locked\n"
+    assert (tmp_path / "out.csv").read_bytes() == b"text"

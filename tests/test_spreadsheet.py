@@ -58,7 +58,6 @@ def _cell(folder: Path, text: str) -> str:
         "+1+1",
         "-1+1",
         "@SUM(A1)",
-        "\t=1+1",
         "\tplain",
         "\r=1+1",
         "\rplain",
@@ -89,11 +88,65 @@ def test_text_that_begins_a_formula_is_marked(tmp_path: Path, text: str) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["-5", "+3.2e-4", "-.5", "-5.", "-1E10", "", "a=b", "1+1", "'=1", '"=1"', "a\n=1+1", "a\t-1", "é", " a"]
+    "text",
+    [
+        "-5",
+        "+3.2e-4",
+        "-.5",
+        "-5.",
+        "-1E10",
+        "",
+        "a=b",
+        "1+1",
+        "'=1",
+        '"=1"',
+        "a\n=1+1",
+        "a;b - c",
+        "a\tb",
+        "a|=1",
+        "é",
+        " a",
+    ],
 )
 def test_any_other_text_stays(tmp_path: Path, text: str) -> None:
     """Plain numbers are no formulas, nor is what stands further in: a quoted cell is one cell, line ends or not."""
     assert _cell(tmp_path, text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("x;=1+1", "x;'=1+1"),
+        ("x;=1+1;y;-2", "x;'=1+1;y;'-2"),
+        ('x;"=1+1', "x;\"'=1+1"),
+        ("x; \u200b@SUM(A1)", "x; \u200b'@SUM(A1)"),
+        ("x\t\uff1d1", "x\t'\uff1d1"),
+        ("=1;=2", "'=1;'=2"),
+        (";=1", ";'=1"),
+        ("\t=1+1", "'\t'=1+1"),
+    ],
+)
+def test_formula_behind_another_separator_is_marked(tmp_path: Path, text: str, written: str) -> None:
+    """Where `;` separates cells, as in much of Europe, quotes within a line begin none, and the text is cut there."""
+    assert _cell(tmp_path, text) == written
+    for line in (tmp_path / "out.csv").read_text().splitlines():
+        for cell in re.split("[;\t]", line):
+            assert not cell.lstrip(' "\u200b').startswith(TRIGGERS)
+
+
+def test_every_text_of_a_safe_file_is_quoted(tmp_path: Path) -> None:
+    """No separator or line end in it cuts it; numbers are not quoted, null is empty, other files are as ever."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"a;b": "x;y", "n": 1}\n{"a;b": null, "n": null}\n{"a;b": "", "n": -2}\n')
+    safe = _written(source, ["a|b", "a\tb", "plain"], "safe.csv", is_safe=True).read_text().splitlines()
+    plain = _written(source, ["a|b", "a\tb", "plain"], "plain.csv", is_safe=False).read_text().splitlines()
+    assert [line.split(",")[:3] for line in safe] == [
+        ['"a;b"', '"n"', '"llm_completion"'],
+        ['"x;y"', "1", '"a|b"'],
+        ["", "", '"a\tb"'],
+        ['""', "-2", '"plain"'],
+    ]
+    assert plain[1].startswith("x;y,1,a|b,")
 
 
 def test_input_cells_and_names_are_marked_too(tmp_path: Path) -> None:
@@ -139,8 +192,9 @@ def test_no_cell_of_a_safe_file_begins_a_formula(cells: list[tuple[str, str]]) -
     for cell in (cell for row in safe for cell in row):
         assert NUMBER.fullmatch(cell) or not cell.lstrip().startswith(TRIGGERS)
         assert NUMBER.fullmatch(cell) or not cell.startswith(TRIGGERS)
-    marks = {(new, old) for one, other in zip(safe, plain, strict=True) for new, old in zip(one, other, strict=True)}
-    assert all(new in (old, f"'{old}") for new, old in marks)
+    pairs = {(new, old) for one, other in zip(safe, plain, strict=True) for new, old in zip(one, other, strict=True)}
+    assert all(new in (old, f"'{old}") for new, old in pairs if "\t" not in old and ";" not in old)
+    assert all(new.replace("'", "") == old.replace("'", "") for new, old in pairs)
 
 
 def _run(folder: Path, output: str, **options: Any) -> Path:

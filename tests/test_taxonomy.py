@@ -301,7 +301,7 @@ REQUEST = [
          "default (1) value is supported.", code="unsupported_value"), "bad_request", ROW),
     Case("oxen-file", 400, {"error": {"type": "invalid_file_input", "title": "The file input is invalid.", "detail":
          "the image could not be downloaded"}, "status": "error", "status_message": "invalid_file_input",
-         "status_description": "the image could not be downloaded"}, "bad_request", ROW,
+         "status_description": "the image could not be downloaded"}, "media", ROW,
          "The file input is invalid. the image could not be downloaded"),
     Case("openrouter-image", 400, router(400, "Received 404 status code when fetching image from URL"), "bad_request",
          ROW),
@@ -599,7 +599,7 @@ SHAPES_OF_A_BODY = [
     Case("message-list", 400, {"error": {"message": ["one", "two"]}}, "bad_request", ROW, "one two"),
     Case("string", 400, {"error": "m"}, "bad_request", ROW, "m"),
     Case("oxen", 400, oxen("invalid_params", "t", "d"), "bad_request", ROW, "t d"),
-    Case("oxen-file", 400, {"status": "error", "status_message": "invalid_file_input"}, "bad_request", ROW,
+    Case("oxen-file", 400, {"status": "error", "status_message": "invalid_file_input"}, "media", ROW,
          "invalid_file_input"),
     Case("top-level", 400, {"object": "error", "message": "m", "type": "BadRequestError", "param": None, "code": 400},
          "bad_request", ROW, "m"),

@@ -953,3 +953,21 @@ def test_endless_reply_is_not_read_to_its_end() -> None:
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.message) == ("too_large", "the reply is larger than 64 MB")
     assert verdict(failure) is Verdict.ROW
+
+
+@pytest.mark.parametrize(("line_count", "is_too_large"), [(250, False), (257, True)])
+def test_endless_stream_is_not_read_to_its_end(line_count: int, is_too_large: bool) -> None:
+    """A stream may be larger than a plain reply, for all that wraps its words, but not without end."""
+    line = gzip.compress(b":" + b" " * (2**20 - 2) + b"\n", 1)  # of a megabyte; repeated, they make a gzip file as well
+
+    async def script(exchange: Exchange) -> None:
+        end = gzip.compress(EVENT % (b"Hi", b'"stop"') + b"data: [DONE]\n\n")
+        exchange.reply(200, line * line_count + end, content_type="text/event-stream", content_encoding="gzip")
+
+    outcome = outcome_of(script)
+    if not is_too_large:
+        assert content_of(outcome) == "Hi"
+        return
+    assert isinstance(outcome, Failure)
+    assert (outcome.kind, outcome.message) == ("too_large", "the reply is larger than 256 MB")
+    assert verdict(outcome) is Verdict.ROW

@@ -11,6 +11,7 @@ from batchchat.send.pacing import Pacing, Pending
 from batchchat.send.tally import Tally
 from batchchat.send.trouble import (
     OUTAGE_ROWS,
+    REST_PATIENCE_S,
     UNREACHED_TRIES,
     UNSENT_IN_A_ROW,
     Again,
@@ -63,10 +64,11 @@ class World:
         self.tally.has_completion = True
         self.trouble.pass_through(self.now)
 
-    def fail(self, row: str, failure: Failure, *, took_s: float = 0.0) -> Step:
+    def fail(self, row: str, failure: Failure, *, took_s: float = 0.0, is_rest_tried: bool = False) -> Step:
         """Let a row fail, as the schedule does: one that is charged has one more attempt."""
         pending = self.rows.setdefault(row, Pending(ChatRequest(row.encode(), b"{}", row)))
-        step = self.trouble.follow(pending, failure, self.now - took_s, self.now)
+        pending.started_at = self.now - took_s
+        step = self.trouble.follow(pending, failure, self.now, is_rest_tried=is_rest_tried)
         pending.attempts += isinstance(step, Charge)
         return step
 
@@ -198,12 +200,82 @@ def test_anything_that_gets_through_between_is_no_outage() -> None:
     assert not world.is_holding()
 
 
-def test_crashes_before_anything_worked_are_charged() -> None:
-    """An endpoint that answers 500 from the start may do so for ever."""
+def test_crashes_before_anything_worked_end_the_job_soon() -> None:
+    """An endpoint that answers 500 from the start may do so for ever: no row is failed for it, and few are asked."""
     world = World(has_worked=False)
-    for number in range(3 * OUTAGE_ROWS):
-        assert isinstance(world.fail(str(number), CRASH), Charge)
+    step: Step = Charge(is_final=False)
+    for number in range(2 * OUTAGE_ROWS):
+        step = world.fail(str(number), CRASH)
+        world.wait()
+        if isinstance(step, Refuse):
+            break
+    assert isinstance(step, Refuse)
+    assert step.reason.startswith("the endpoint brings nothing but errors (500): internal error; ")
+    assert len(world.rows) < OUTAGE_ROWS + UNREACHED_TRIES
+    assert world.attempts == 0
+
+
+def test_rows_that_an_earlier_run_gave_up_are_no_witnesses() -> None:
+    """Poison of last night is asked again tonight, alone: that is no outage."""
+    world = World()
+    for row in range(3 * OUTAGE_ROWS):
+        pending = world.rows[str(row)] = Pending(ChatRequest(b"", b"{}", ""), has_failed_before=True)
+        for attempt in range(3):
+            assert world.fail(str(row), GATEWAY) == Charge(is_final=False)
+            assert pending.attempts == attempt + 1
     assert not world.is_holding()
+
+
+def test_rows_that_failed_while_others_passed_are_no_witnesses() -> None:
+    """Scattered poison rows, asked again at the end of the table, are poison still."""
+    world = World()
+    for row in range(2 * OUTAGE_ROWS):
+        world.fail(str(row), GATEWAY)
+        world.answer()
+    for row in range(2 * OUTAGE_ROWS):
+        assert world.fail(str(row), GATEWAY) == Charge(is_final=False)
+    assert not world.is_holding()
+
+
+def test_tried_rows_that_are_all_that_is_left_are_believed_in_the_end() -> None:
+    """They may be poison that stood last: after a while they are charged, and the job ends by itself."""
+    world = World(max_outage_s=7_200.0)
+    for number in range(OUTAGE_ROWS):
+        world.fail(str(number), GATEWAY, is_rest_tried=True)
+    began = world.now
+    while world.is_holding() and world.now - began < 2 * REST_PATIENCE_S:
+        world.wait()
+        step = world.fail("0", GATEWAY, is_rest_tried=True)
+    assert step == Charge(is_final=False)
+    assert REST_PATIENCE_S < world.now - began < REST_PATIENCE_S + 60
+    for number in range(OUTAGE_ROWS):
+        assert world.fail(str(number), GATEWAY, is_rest_tried=True) == Charge(is_final=False)
+
+
+def test_outage_amid_the_table_is_waited_for_to_the_end() -> None:
+    """While rows wait that were never asked, the endpoint's failures are not the rows'."""
+    world = World(max_outage_s=7_200.0)
+    for number in range(OUTAGE_ROWS):
+        world.fail(str(number), GATEWAY)
+    while isinstance(step := world.fail("0", GATEWAY), Again):
+        world.wait()
+    assert isinstance(step, Refuse)
+    assert step.reason.startswith("the endpoint has been down for 7,200 s")
+
+
+def test_very_long_outage_is_only_long() -> None:
+    """Thousands of probes are no reason to fail."""
+    world = World(max_outage_s=86_400.0)
+    for _ in range(2_000):
+        assert isinstance(world.fail("a", LOADING), Again)
+        assert world.wait() <= 30.0
+
+
+def test_limit_that_lifts_too_late_ends_the_job_at_once() -> None:
+    """As with a quota: a wait that the job does not allow is not begun."""
+    world = World(max_outage_s=5.0)
+    step = world.fail("a", Failure("rate_limit", "slow down", 429, retry_after_s=100.0))
+    assert step == Refuse("the endpoint's limit lifts in 100 s, later than limits.max_outage allows: slow down")
 
 
 def test_resets_at_the_start_of_an_outage_are_taken_back() -> None:
@@ -259,6 +331,43 @@ def test_rate_limit_that_never_lifts_ends_the_job() -> None:
     assert "did not lift" in step.reason
 
 
+# Words that may be an echo
+
+
+def world_asking(model: str, *, has_worked: bool = True) -> World:
+    """Return a world with a row `a` whose request names a model."""
+    world = World(has_worked=has_worked)
+    body = b'{"model":"%s","messages":[{"role":"user","content":"..."}]}' % model.encode()
+    world.rows["a"] = Pending(ChatRequest(b"a", body, "a"))
+    return world
+
+
+@pytest.mark.parametrize("has_worked", [False, True])
+@pytest.mark.parametrize(
+    "message", ["Model not found: gpt-99", "The model `gpt-99` does not exist", "Invalid model: gpt-99"]
+)
+def test_sentence_with_the_model_that_was_asked_for_ends_the_job(message: str, has_worked: bool) -> None:
+    """It is the endpoint's own, whatever was answered before."""
+    step = world_asking("gpt-99", has_worked=has_worked).fail("a", Failure("not_found", message, 400, is_by_words=True))
+    assert isinstance(step, Refuse)
+
+
+@pytest.mark.parametrize("has_worked", [False, True])
+def test_sentence_about_another_model_is_the_rows(has_worked: bool) -> None:
+    """A provider that answers with nothing but the prompt says nothing about the job."""
+    failure = Failure("not_found", "Model not found: my-favourite", 400, is_by_words=True)
+    assert world_asking("gpt-99", has_worked=has_worked).fail("a", failure) == Charge(is_final=True, kind="bad_request")
+
+
+@pytest.mark.parametrize("kind", ["credits", "auth"])
+def test_sentence_about_money_or_keys_is_doubted_after_an_answer(kind: str) -> None:
+    """Before any answer it ends the job; later it may be an echo, and more than one must say so."""
+    failure = Failure(kind, "Your credit balance is too low to access it", 400, is_by_words=True)
+    assert isinstance(world_asking("m", has_worked=False).fail("a", failure), Refuse)
+    assert world_asking("m").fail("a", failure) == Charge(is_final=True, kind="bad_request")
+    assert isinstance(world_asking("m").fail("a", Failure(kind, "x", 400)), Refuse)
+
+
 # Cuts
 
 
@@ -276,7 +385,7 @@ def test_three_cuts_after_the_same_time_are_a_proxys(failure: Failure) -> None:
     assert "request.stream" in world.trouble.notes[0]
 
 
-@pytest.mark.parametrize("times", [(60.0, 50.0, 60.0, 40.0), (0.01, 0.01, 0.01), (60.0, 60.0)])
+@pytest.mark.parametrize("times", [(60.0, 50.0, 60.0, 40.0), (0.6, 0.6, 0.6), (60.0, 60.0)])
 def test_other_cuts_are_chance(times: tuple[float, ...]) -> None:
     """Different times, or none at all, are no time limit."""
     world = World()

@@ -1,13 +1,14 @@
 """The rows that can still be found in a damaged checkpoint, page by page.
 
 What passes in is the path of a SQLite file that is damaged in any way, with its WAL; what comes out are the rows of the
-checkpoint's tables whose checksums hold. It relies on nothing but the pages that rows stand on: no schema, index or
-tree needs to be whole, and a page that cannot be read costs only its own rows. A row may come more than once, as it
-was at different times.
+checkpoint's answers and runs whose checksums hold. It relies on nothing but the pages that rows stand on: no
+schema, index or tree needs to be whole, and a page that cannot be read costs only its own rows. A row may come more
+than once, as it was at different times.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -15,12 +16,12 @@ from typing import Any
 
 from batchchat.keep.connection import PAGE_BYTES
 from batchchat.keep.rows import COLUMNS, Row, is_whole
+from batchchat.keep.walend import FRAME_HEADER_BYTES, HEADER_BYTES, frames_behind_the_end
 
 _HEADER_BYTES = 100
-_WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _TABLE_LEAF = 13
 
-_REAL = {"answers": (2, 6), "failures": (3,), "runs": (1, 2, 3)}
+_REAL = {"answers": (2, 6), "runs": (1, 2, 3)}
 """The columns of floating point numbers: a whole one is stored as an integer."""
 
 _TABLES = {len(COLUMNS[table]): table for table in _REAL}
@@ -33,11 +34,20 @@ def carve(path: Path) -> Iterator[tuple[str, Row]]:
         pages = _Pages(file, *_page_size(file))
         wal = path.with_name(f"{path.name}-wal")
         if not wal.exists():
-            yield from _rows_of_pages(pages)
+            yield from _rows_of_pages(pages, pages.states())
             return
         with wal.open("rb") as log:
             pages.read_log(log)
-            yield from _rows_of_pages(pages)
+            yield from _rows_of_pages(pages, pages.states())
+
+
+def carve_behind_the_log(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield the whole rows that stand in the WAL, which is there, behind the place where SQLite ends it."""
+    with path.open("rb") as file, path.with_name(f"{path.name}-wal").open("rb") as log:
+        pages = _Pages(file, *_page_size(file))
+        frames = list(frames_behind_the_end(log, pages.page_bytes))
+        pages.read_log(log)
+        yield from _rows_of_pages(pages, pages.logged(frames))
 
 
 @dataclass
@@ -55,10 +65,10 @@ class _Pages:
         """Take the pages of a WAL, however damaged: each row has a checksum of its own."""
         self.log = log
         size = _size(log)
-        for start in range(_WAL_HEADER_BYTES, size, _FRAME_HEADER_BYTES + self.page_bytes):
+        for start in range(HEADER_BYTES, size, FRAME_HEADER_BYTES + self.page_bytes):
             number = int.from_bytes(_read(log, start, 4))
-            self.frames.append((number, start + _FRAME_HEADER_BYTES))
-            self.newest[number] = start + _FRAME_HEADER_BYTES
+            self.frames.append((number, start + FRAME_HEADER_BYTES))
+            self.newest[number] = start + FRAME_HEADER_BYTES
 
     def size(self) -> int:
         """Return how many bytes there are in all."""
@@ -68,7 +78,11 @@ class _Pages:
         """Yield number and content of every page, those of the WAL last."""
         for number in range(1, _size(self.file) // self.page_bytes + 2):
             yield number, self.page(number, is_logged=False)
-        for number, start in self.frames:
+        yield from self.logged(self.frames)
+
+    def logged(self, frames: Sequence[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """Yield number and content of the pages in some frames of the WAL."""
+        for number, start in frames:
             assert self.log is not None
             yield number, _read(self.log, start, self.page_bytes)
 
@@ -102,8 +116,8 @@ def _page_size(file: BufferedReader) -> tuple[int, int]:
     return size, size - header[20]
 
 
-def _rows_of_pages(pages: _Pages) -> Iterator[tuple[str, Row]]:
-    for number, page in pages.states():
+def _rows_of_pages(pages: _Pages, states: Iterator[tuple[int, bytes]]) -> Iterator[tuple[str, Row]]:
+    for number, page in states:
         start = _HEADER_BYTES if number == 1 else 0
         if len(page) < start + 8 or page[start] != _TABLE_LEAF:
             continue
@@ -121,15 +135,16 @@ def _rows_of_cell(pages: _Pages, page: bytes, at: int) -> Iterator[tuple[str, Ro
         table = _TABLES.get(len(types))
         if table is None or size > pages.size():
             return
-        # A row's further pages may be newer in the file than in the WAL, where that begins anew.
-        for is_logged in (True, False) if pages.log else (False,):
+    except IndexError:
+        return
+    # A row's further pages may be newer in the file than in the WAL, where that begins anew.
+    for is_logged in (True, False) if pages.log else (False,):
+        with suppress(IndexError, ValueError, struct.error):
             values = _values(_payload(pages, page, at, size, is_logged=is_logged))
             row = _as_stored(table, values, rowid)
             if is_whole(table, row):
                 yield table, row
                 return
-    except (IndexError, ValueError, struct.error):
-        return
 
 
 def _payload(pages: _Pages, page: bytes, at: int, size: int, *, is_logged: bool) -> bytes:

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from heapq import nsmallest
+from itertools import groupby
 from pathlib import Path
 
 from batchchat.crashpoint import crash_point
@@ -43,11 +45,7 @@ _PUT = {
     table: f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
     for table, columns in COLUMNS.items()
 }
-_FAILURE_GROUPS = f"""
-SELECT kind, message, count(*) AS n FROM failures
-WHERE run = (SELECT max(run) FROM runs) AND checksum = checksum('failures', {", ".join(COLUMNS["failures"][:-1])})
-GROUP BY kind, message ORDER BY n DESC, kind, message LIMIT ?
-"""  # noqa: S608
+_NEWEST_FAILURES = f"{_SELECT['failures']} WHERE run = (SELECT max(run) FROM runs) ORDER BY kind, message"  # noqa: S608
 
 _UNREADABLE = (ValueError, TypeError, KeyError, zlib.error)
 
@@ -106,8 +104,8 @@ class Checkpoint:
             crash_point("in-commit")
         crash_point("after-commit")
 
-    def find(self, keys: Sequence[bytes], *, retries_final: bool = False) -> dict[bytes, bool]:
-        """Return the keys that need no request: True for an answer, False for a failure that stands.
+    def find(self, keys: Sequence[bytes], *, retries_final: bool = False) -> dict[bytes, bool | None]:
+        """Return what is known of keys: True for an answer, False for a failure that stands, None for one to retry.
 
         A failure stands when this run made it, or when it is final; with `retries_final` only when this run made it.
         """
@@ -115,12 +113,11 @@ class Checkpoint:
         with self._guarded():
             answered = {row[0] for row in self._whole_rows("answers", keys)}
             rest = [key for key in keys if key not in answered]
-            given_up = {
-                key
+            failed = {
+                key: False if run == this_run or not (is_transient or retries_final) else None
                 for key, run, is_transient, *_ in self._whole_rows("failures", rest)
-                if run == this_run or not (is_transient or retries_final)
             }
-        return {key: key in answered for key in keys if key in answered or key in given_up}
+        return {key: True if key in answered else failed[key] for key in keys if key in answered or key in failed}
 
     def outcomes(self, keys: Sequence[bytes | None], *, with_replies: bool = False) -> list[Outcome | None]:
         """Return each key's outcome, in order; None for a key that is None or has none.
@@ -173,7 +170,10 @@ class Checkpoint:
     def failure_groups(self, limit: int) -> list[FailureGroup]:
         """Return the most frequent failures that the newest run made."""
         with self._guarded():
-            return [FailureGroup(*row) for row in self._connection.execute(_FAILURE_GROUPS, (limit,))]
+            rows = (row for row in self._connection.execute(_NEWEST_FAILURES) if is_whole("failures", row))
+            alike = groupby(rows, key=lambda row: (row[5], row[6]))
+            counted = ((-sum(1 for _ in group), *reason) for reason, group in alike)
+            return [FailureGroup(kind, message, -count) for count, kind, message in nsmallest(limit, counted)]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

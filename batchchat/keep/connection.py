@@ -18,7 +18,7 @@ from batchchat.errors import (
     remedy,
 )
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
-from batchchat.keep.rows import COLUMNS, checksum
+from batchchat.keep.rows import COLUMNS
 
 BUSY_TIMEOUT_S = 30.0
 PAGE_BYTES = 4096
@@ -46,7 +46,6 @@ def connected(path: Path, *, is_read_only: bool) -> Iterator[sqlite3.Connection]
             check_same_thread=False,
         )
     connection.text_factory = _text
-    connection.create_function("checksum", -1, checksum, deterministic=True)
     try:
         yield connection
     finally:

@@ -11,8 +11,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from batchchat.crashpoint import crash_point
 from batchchat.errors import CheckpointDamagedError, CheckpointError, remedy
 from batchchat.keep.connection import connected, translated, version_of
+from batchchat.keep.cutoff import search_log
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -91,12 +93,14 @@ def set_aside(path: Path) -> Path | None:
     """Rename a checkpoint so that the next run starts without answers; return its new path, None if there was none.
 
     The caller holds its lock. Answers were paid for: they are kept, under a name with the time. One that is damaged is
-    put aside as it is.
+    put aside as it is; where a new one was made of it that is not yet in its place, that goes too.
     """
+    put_in_place(path)
     if not exists(path):
         return None
     aside = aside_path(path, f"{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(4)}")
     try:
+        search_log(path)
         is_busy = _fold_wal(path)
     except CheckpointDamagedError:
         put_aside(path, aside)
@@ -136,6 +140,31 @@ def put_aside(path: Path, aside: Path) -> None:
         wal.rename(beside(aside, "-wal"))
     beside(path, "-shm").unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def complete_path(path: Path) -> Path:
+    """Return where a new checkpoint stands from when it is complete until it is in the place of a damaged one."""
+    return beside(path, ".salvaged")
+
+
+def put_in_place(path: Path) -> Path | None:
+    """Let a complete new checkpoint take the place of the damaged one, now or after a kill; return where that is."""
+    with translated(path):
+        beside(path, ".salvaging").unlink(missing_ok=True)
+        new = complete_path(path)
+        if not new.exists():
+            return None
+        # The same name, however often a kill interrupts this.
+        made_ns = new.stat().st_mtime_ns
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(made_ns // 10**9))
+        aside = aside_path(path, f"damaged-{stamp}-{made_ns % 10**9:09d}")
+        # The WAL goes first: it must never lie beside the new file, which it would be written into.
+        put_aside(path, aside)
+        crash_point("before-replacement")
+        new.replace(path)
+        sync_folder(path.parent)
+        crash_point("after-replacement")
+        return aside
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 
 from batchchat.crashpoint import crash_point
+from batchchat.keep.rows import COLUMNS, checksum
 
 APPLICATION_ID = 0x62636874  # "bcht": tells a checkpoint from any other SQLite file
 
@@ -56,24 +57,22 @@ CREATE TABLE media (
 # A checksum is over the key and all other columns.
 _V3 = """
 ALTER TABLE answers ADD COLUMN checksum BLOB;
-UPDATE answers SET checksum =
-    checksum('answers', key, run, latency_s, attempts, fields, reply, first_token_s);
 ALTER TABLE failures ADD COLUMN checksum BLOB;
-UPDATE failures SET checksum = checksum('failures',
-    key, run, is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply);
 ALTER TABLE runs ADD COLUMN checksum BLOB;
-UPDATE runs SET checksum =
-    checksum('runs', run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress);
 ALTER TABLE media ADD COLUMN checksum BLOB;
-UPDATE media SET checksum = checksum('media', path, size_bytes, mtime_ns, digest, mime_type);
 """
+WITH_CHECKSUMS = 3
+"""The first version whose rows have checksums."""
+
+_GROUP = 64
+"""Rows that are held at a time while their checksums are made."""
 
 MIGRATIONS = (_V1, _V2, _V3)
 """What brings a file from version n to n + 1; the version stands in SQLite's `user_version`."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring an open checkpoint to the newest version; `connection` is in autocommit mode and has `checksum`.
+    """Bring an open checkpoint to the newest version; `connection` is in autocommit mode.
 
     The caller has made sure that it is not newer than that. An error undoes the step that it comes from.
     """
@@ -82,6 +81,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         # One script is one transaction: a kill in the middle leaves the version before it.
         try:
             connection.executescript(f"BEGIN IMMEDIATE; {script}")
+            if number == WITH_CHECKSUMS:
+                _make_checksums(connection)
             crash_point("in-migration")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {number}")
@@ -90,3 +91,17 @@ def migrate(connection: sqlite3.Connection) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def _make_checksums(connection: sqlite3.Connection) -> None:
+    """Give every row its checksum, within the transaction that is open.
+
+    Not by a function in SQL: SQLite swallows what is raised there, and a signal raises wherever it comes.
+    """
+    for table, columns in COLUMNS.items():
+        select = f"SELECT rowid, {', '.join(columns[:-1])} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_GROUP}"  # noqa: S608
+        update = f"UPDATE {table} SET checksum = ? WHERE rowid = ?"  # noqa: S608
+        last = -1
+        while rows := connection.execute(select, (last,)).fetchall():
+            connection.executemany(update, [(checksum(table, *row[1:]), row[0]) for row in rows])
+            last = rows[-1][0]

@@ -5,11 +5,10 @@ whole checkpoint at that path, while the damaged one is kept beside it. A kill a
 file in its place or a complete new one, and the next run goes on from there.
 """
 
-import sqlite3
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from batchchat.crashpoint import crash_point
@@ -17,19 +16,18 @@ from batchchat.errors import CheckpointDamagedError, CheckpointForeignError
 from batchchat.keep.carving import carve
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.keep.connection import connected, damaged, ended_by_damage, translated, version_of
-from batchchat.keep.files import aside_path, beside, create, put_aside, sync_folder
+from batchchat.keep.cutoff import CUT_OFF, has_wal, lacks_answers
+from batchchat.keep.files import beside, complete_path, create, put_in_place, sync_folder
 from batchchat.keep.migrations import MIGRATIONS, migrate
-from batchchat.keep.rows import COLUMNS, Row, with_checksum
+from batchchat.keep.older import is_older, older_rows
+from batchchat.keep.rows import COLUMNS
 
 _HEADER_BYTES = 100
-_NO_RUN = 0
-"""The run of failures that were saved: none that the new checkpoint will have."""
 
 _SAVE = {
     table: f"INSERT INTO {table} VALUES ({', '.join('?' * len(COLUMNS[table]))}) ON CONFLICT DO {update}"  # noqa: S608
     for table, update in {
         "answers": "NOTHING",
-        "failures": "NOTHING",
         # A run is written at each commit: its newest state is the right one.
         "runs": "UPDATE SET (updated_at, ended_at, end_reason, progress, checksum) = (excluded.updated_at,"
         " excluded.ended_at, excluded.end_reason, excluded.progress, excluded.checksum)"
@@ -49,7 +47,7 @@ def open_whole(path: Path) -> Iterator[Checkpoint]:
         CheckpointError: as `open_checkpoint`; or there is no room for the new one.
     """
     with ExitStack() as stack:
-        aside = _put_in_place(path)
+        aside = put_in_place(path)
         try:
             _search(path)
             checkpoint = stack.enter_context(open_checkpoint(path))
@@ -58,7 +56,9 @@ def open_whole(path: Path) -> Iterator[Checkpoint]:
             checkpoint = stack.enter_context(open_checkpoint(path))
         if aside is not None:
             note = f"the checkpoint was damaged: {checkpoint.answer_count():,} answers could be read and are kept"
-            checkpoint.notes = (f"{note}, the rest is asked again; the damaged file is now {aside}",)
+            checkpoint.notes = (
+                f"{note}, what is missing or had failed is asked again; the damaged file is now {aside}",
+            )
         yield checkpoint
 
 
@@ -82,11 +82,14 @@ def _search(path: Path) -> None:
     if not path.exists() or path.stat().st_size == 0:
         return
     _check_header(path)
+    is_logged = has_wal(path)
     # A connection that only reads: another would write the WAL into the file when it is closed, whatever is in it.
     with connected(path, is_read_only=True) as connection, translated(path):
         version = version_of(path, connection)
+        if is_logged and lacks_answers(path, connection):
+            raise damaged(path, CUT_OFF)
         run = Checkpoint(path, connection).last_run() if version == len(MIGRATIONS) else None
-        if version == 0 or (run and run.end_reason == "finished" and not _has_wal(path)):
+        if version == 0 or (run and run.end_reason == "finished" and not is_logged):
             return
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -105,12 +108,6 @@ def _check_header(path: Path) -> None:
         raise damaged(path, "its header is not that of a checkpoint")
 
 
-def _has_wal(path: Path) -> bool:
-    """Whether the last process that wrote did not close the file."""
-    wal = beside(path, "-wal")
-    return wal.exists() and wal.stat().st_size > 0
-
-
 def _salvage(path: Path, damage: CheckpointDamagedError) -> Path:
     """Put a new checkpoint in a damaged one's place, and return where that is now."""
     building = beside(path, ".salvaging")
@@ -118,66 +115,39 @@ def _salvage(path: Path, damage: CheckpointDamagedError) -> Path:
         building.unlink(missing_ok=True)
         _save_rows(path, building, damage)
         crash_point("in-salvage")
-        building.replace(_complete(path))
+        building.replace(complete_path(path))
         sync_folder(path.parent)
         crash_point("after-salvage")
-    aside = _put_in_place(path)
+    aside = put_in_place(path)
     assert aside is not None
     return aside
 
 
-def _complete(path: Path) -> Path:
-    """Return where a new checkpoint stands from when it is complete until it is in its place."""
-    return beside(path, ".salvaged")
-
-
-def _put_in_place(path: Path) -> Path | None:
-    """Let a complete new checkpoint take the place of the damaged one, now or after a kill; return where that is."""
-    with translated(path):
-        beside(path, ".salvaging").unlink(missing_ok=True)
-        new = _complete(path)
-        if not new.exists():
-            return None
-        # The same name, however often a kill interrupts this.
-        made_ns = new.stat().st_mtime_ns
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(made_ns // 10**9))
-        aside = aside_path(path, f"damaged-{stamp}-{made_ns % 10**9:09d}")
-        # The WAL goes first: it must never lie beside the new file, which it would be written into.
-        put_aside(path, aside)
-        crash_point("before-replacement")
-        new.replace(path)
-        sync_folder(path.parent)
-        crash_point("after-replacement")
-        return aside
-
-
 def _save_rows(path: Path, new: Path, damage: CheckpointDamagedError) -> None:
-    """Make a checkpoint of the answers, final failures and runs that can be read; complete and on the disk."""
+    """Make a checkpoint of the answers and runs that can be read; complete and on the disk.
+
+    Of failures none: one may have been answered since, and the answer be what was lost; to ask again costs little.
+    """
     create(new)
     with connected(new, is_read_only=False) as connection, translated(new):
         connection.execute("PRAGMA journal_mode = OFF")  # a file that is not complete is thrown away
         connection.execute("PRAGMA synchronous = FULL")
         migrate(connection)
         connection.execute("BEGIN")
-        for table, row in carve(path):
-            _save(connection, table, row)
-        connection.execute("DELETE FROM failures WHERE key IN (SELECT key FROM answers)")
+        for table, row in chain(carve(path), older_rows(path)):
+            connection.execute(_SAVE[table], row)
         is_empty = not connection.execute("SELECT count(*) FROM runs").fetchone()[0]
         is_empty &= not connection.execute("SELECT count(*) FROM answers").fetchone()[0]
         connection.execute("COMMIT")
     if is_empty:
         with suppress(OSError):
             new.unlink()
+        what, nothing = "damaged or not a checkpoint", "nothing of one can be read from it"
+        if is_older(path):
+            what = "damaged"
+            nothing = "it is of an older batchchat, without checksums, and SQLite can read no answer in it any more"
         message = (
-            f"{path} is damaged or not a checkpoint ({damage.__cause__ or damage}); nothing of one can be read from it."
+            f"{path} is {what} ({damage.__cause__ or damage}); {nothing}."
             " Restore it from a backup, move it away to start anew, or name another file in checkpoint.path"
         )
         raise CheckpointForeignError(message) from damage
-
-
-def _save(connection: sqlite3.Connection, table: str, row: Row) -> None:
-    if table == "failures":
-        if row[2]:  # what failed for the moment is asked again by any run
-            return
-        row = with_checksum("failures", (row[0], _NO_RUN, *row[2:-1]))
-    connection.execute(_SAVE[table], row)

@@ -14,7 +14,7 @@ from jinja2 import Environment, pass_environment
 from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.tests import TESTS
 
-from batchchat.prompt.bounds import Meter
+from batchchat.prompt.bounds import Meter, is_iterator
 from batchchat.prompt.methods import count_matches, join, line_count, replace
 from batchchat.prompt.plain import to_json
 
@@ -25,9 +25,9 @@ COUNTED, WEIGHED, SLICED, CONCATENATED = "counted rounds", "weighed value", "sli
 _OF_ONE_STEP = ("abs", "count", "d", "default", "first", "last", "length")
 _OF_ITEMS = ("list", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice")
 _OF_VALUES = (
-    "capitalize", "dictsort", "filesizeformat", "float", "groupby", "int", "items", "lower", "max", "min", "sort",
-    "striptags", "trim", "truncate", "unique", "upper", "urlencode",
+    "dictsort", "filesizeformat", "float", "groupby", "int", "items", "max", "min", "sort", "truncate", "unique",
 )
+_OF_TEXTS = ("capitalize", "lower", "striptags", "trim", "upper")
 _OF_CHARACTERS = ("groupby", "join", "max", "min", "sort", "sum", "unique", "urlencode")
 _TESTS = (
     "boolean", "defined", "false", "float", "integer", "iterable", "mapping", "none", "number", "sameas", "sequence",
@@ -35,8 +35,9 @@ _TESTS = (
 )
 _TESTS_OF_VALUES = (
     "!=", "<", "<=", "==", ">", ">=", "divisibleby", "eq", "equalto", "even", "ge", "greaterthan", "gt", "in", "le",
-    "lessthan", "lower", "lt", "ne", "odd", "upper",
+    "lessthan", "lt", "ne", "odd",
 )
+_TESTS_OF_TEXTS = ("lower", "upper")
 # fmt: on
 _WORD = re.compile(r"\w+")
 _WORD_START = re.compile(r"([-\s({\[<]+)")
@@ -54,6 +55,7 @@ def filters(meter: Meter) -> dict[str, Function]:
         **{name: _counted(meter, _JINJA_FILTERS[name], _as_it_is) for name in _OF_ONE_STEP},
         **{name: _counted(meter, _JINJA_FILTERS[name], meter.counted) for name in _OF_ITEMS},
         **{name: _counted(meter, _JINJA_FILTERS[name], _look(meter, name)) for name in _OF_VALUES},
+        **{name: _counted(meter, _JINJA_FILTERS[name], bound(_seen_text, meter)) for name in _OF_TEXTS},
         **{name: _counted(meter, bound(own, meter), _look(meter, name)) for name, own in _OWN.items()},
         "join": _counted(meter, pass_environment(bound(_joined, meter)), _look(meter, "join")),
         "sum": _counted(meter, pass_environment(_summed), _look(meter, "sum")),
@@ -69,6 +71,7 @@ def tests(meter: Meter) -> dict[str, Function]:
     return {
         **{name: _counted(meter, _JINJA_TESTS[name], _as_it_is) for name in _TESTS},
         **{name: _counted(meter, _JINJA_TESTS[name], meter.seen) for name in _TESTS_OF_VALUES},
+        **{name: _counted(meter, _JINJA_TESTS[name], functools.partial(_seen_text, meter)) for name in _TESTS_OF_TEXTS},
     }
 
 
@@ -113,6 +116,10 @@ def _string(meter: Meter, value: Any) -> str:
         return value  # counted before, as an argument, and where it is put together with others
     meter.weigh(value, is_text=True)
     return str(value)
+
+
+def _seen_text(meter: Meter, value: Any) -> str:
+    return str(meter.seen(value)) if isinstance(value, str) else _string(meter, value)
 
 
 def _replaced(meter: Meter, value: Any, old: Any, new: Any, count: int | None = None) -> str:
@@ -162,11 +169,17 @@ def _formatted(environment: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
     if args and kwargs:
         message = "format: give it values by position or by name, not both"
         raise ValueError(message)
-    return environment.call_binop(None, "%", str(value), kwargs or args)
+    return environment.call_binop(None, "%", _string(environment.meter, value), kwargs or args)
+
+
+def _url_encoded(meter: Meter, value: Any) -> str:
+    items = meter.listed(value) if is_iterator(value) else value
+    meter.weigh(items, is_text=True)
+    return str(_JINJA_FILTERS["urlencode"](items))
 
 
 def _batched(meter: Meter, value: Iterable[Any], linecount: int, fill_with: Any = None) -> Any:
-    items = list(value)
+    items = list(meter.counted(value))
     batches = [items[start : start + linecount] for start in range(0, len(items), linecount)]
     if batches and fill_with is not None:
         meter.take_steps(linecount)
@@ -208,6 +221,7 @@ _OWN: Mapping[str, Function] = MappingProxyType(
         "round": _rounded,
         "string": _string,
         "title": _titled,
+        "urlencode": _url_encoded,
         "wordcount": _word_count,
     }
 )

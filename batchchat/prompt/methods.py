@@ -168,10 +168,11 @@ def refuse_wide(meter: Meter, text: str, values: Any) -> None:
     while position >= 0:
         meter.take_steps(1)
         start, name = _name(meter, text, position + 1)
-        if name is not None and isinstance(values, dict) and name in values:
-            characters += meter.weigh(values[name], is_text=True)
         widths = _WIDTHS.match(text, start)
         assert widths is not None  # it matches nothing as well
+        if isinstance(values, dict) and text[widths.end() : widths.end() + 1] != "%":
+            # Without a name, it is the text of the whole mapping.
+            characters += meter.weigh(values if name is None else values.get(name), is_text=True)
         characters += sum(_width(width, values) for width in widths.groups(""))
         meter.require_characters(characters)
         position = text.find("%", widths.end() + 1)

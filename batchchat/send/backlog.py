@@ -30,6 +30,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._ready) + len(self._waiting)
 
+    @property
+    def has_new(self) -> bool:
+        """Whether a row waits to be asked for the first time."""
+        return bool(self._ready)
+
     def add(self, pending: Pending) -> None:
         """Put a new row behind the others that are ready."""
         self._ready.append(pending)

@@ -12,6 +12,8 @@ ACCEPTED = "gzip"
 """What a request says that it takes (RFC 9110, section 12.5.3); `deflate` is read, since some send it unasked."""
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_MEMBER = b"\x1f\x8b\x08"
+"""How a member of a gzip file begins; there may be several, one behind the other (RFC 1952, section 2.2)."""
 
 
 class DecodingError(Exception):
@@ -29,6 +31,7 @@ class Decoder:
             message = f"the reply is encoded as {content_encoding[:100]!r}, and only gzip was asked for"
             raise DecodingError(message)
         self._decompressor = zlib.decompressobj(_GZIP_OR_ZLIB) if codings else None
+        self._behind = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what some bytes stand for.
@@ -40,11 +43,23 @@ class Decoder:
             yield data
             return
         try:
-            while data and not self._decompressor.eof:
+            while data:
+                if self._decompressor.eof:
+                    data = self._next_member(data)
+                    continue
                 piece = self._decompressor.decompress(data, PIECE_BYTES)
-                data = self._decompressor.unconsumed_tail
+                data = self._decompressor.unused_data or self._decompressor.unconsumed_tail
                 if piece:
                     yield piece
         except zlib.error as error:
             message = f"the reply cannot be read: its compressed bytes are damaged ({error})"
             raise DecodingError(message) from error
+
+    def _next_member(self, data: bytes) -> bytes:
+        """Return what is to be read behind the end of a member: another one, or nothing of what is none."""
+        behind = self._behind + data
+        if behind.startswith(_MEMBER):
+            self._decompressor, self._behind = zlib.decompressobj(_GZIP_OR_ZLIB), b""
+            return behind
+        self._behind = behind[: len(_MEMBER)]  # its first bytes may come one by one, and those of padding never are
+        return b""

@@ -55,6 +55,15 @@ MODEL_CODES = frozenset(
         "deploymentnotfound",
     }
 )
+FILE_CODES = frozenset(
+    {
+        *("invalid_file_input", "invalid_image", "invalid_image_url", "invalid_image_format", "invalid_base64_image"),
+        *("image_too_large", "image_file_too_large", "image_too_small", "image_parse_error", "empty_image_file"),
+        *("unsupported_image_media_type", "failed_to_download_image", "image_file_not_found"),
+    }
+)
+"""A file or a link that the row names is at fault."""
+
 CONTENT_CODES = frozenset(
     {
         "content_filter",
@@ -178,6 +187,7 @@ PERMISSION_SENTENCE = _begins(
     r"Country, region, or territory not supported\b",
     r"(?:Your |This )?(?:account|organization|user) (?:has been|is) (?:suspended|restricted|deactivated|disabled)\b",
 )
+FILE_SENTENCE = _begins(r"(?:Failed to|Unable to|Could not|Error while|Timeout while) download")
 FILTER_SENTENCE = _begins(
     r"Your request was (?:blocked|rejected|flagged)\b",
     r"Invalid prompt: your prompt was flagged\b",

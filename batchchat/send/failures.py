@@ -67,6 +67,7 @@ RULES = (
     Rule("server", (400,), errorwords.SAMPLING_CODES),
     Rule("not_found", _REFUSALS, errorwords.MODEL_CODES, errorwords.MODEL_SENTENCE),
     Rule("auth", (400,), errorwords.KEY_CODES, errorwords.KEY_SENTENCE),
+    Rule("media", (400, 422), errorwords.FILE_CODES, errorwords.FILE_SENTENCE),
     Rule("content_filter", _REFUSALS, errorwords.CONTENT_CODES, errorwords.FILTER_SENTENCE),
     Rule("context_length", _REFUSALS, errorwords.CONTEXT_CODES, errorwords.CONTEXT_SENTENCE),
     Rule("auth", (403,), errorwords.PERMISSION_CODES, errorwords.PERMISSION_SENTENCE),
@@ -179,7 +180,7 @@ def may_be_outage(failure: Failure, *, has_worked: bool) -> bool:
         return False
     if failure.kind == "connect" or (failure.kind == "timeout" and failure.status is None):
         return True
-    if failure.status in (408, 500):
+    if failure.status in (408, 500) or failure.kind == "protocol":  # a portal's page, or a server on its way down
         return has_worked
     return failure.kind == "server" and failure.status in _OUTAGE_STATUSES
 

@@ -1,6 +1,5 @@
 """What the schedule works with: the limits it obeys, the rows it moves, and the store that it needs."""
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,8 +20,8 @@ Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure | None]]
 class Store(Protocol):
     """Where outcomes are kept; both calls block and are made off the event loop, one at a time."""
 
-    def find(self, keys: Sequence[bytes]) -> Mapping[bytes, bool]:
-        """Return the keys that need no request: True for an answer, False for a failure that stands."""
+    def find(self, keys: Sequence[bytes]) -> Mapping[bytes, bool | None]:
+        """Return what is known of keys: True for an answer, False for a failure that stands, None for one to retry."""
 
     def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
         """Make the outcomes durable, together with how far the run is."""
@@ -30,8 +29,10 @@ class Store(Protocol):
 
 @dataclass(slots=True)
 class Pending:
-    """A request that has no outcome yet, when it last started, and the attempts that counted.
+    """A request that has no outcome yet, and the attempts that counted.
 
+    `started_at` is when it last started, `place` that start's in the order of all, `reserved` the tokens reserved for
+    it. `has_failed_before` says that an earlier run gave it up.
     `turn` is what its next request adds to its own body, `turns` how many replies were paid for and not its last, and
     `last` the newest of these, as read and as received.
     `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
@@ -39,7 +40,10 @@ class Pending:
     """
 
     request: ChatRequest
-    started_at: float = -math.inf
+    started_at: float = 0.0
+    place: int = 0
+    reserved: float = 0.0
+    has_failed_before: bool = False
     attempts: int = 0
     lone_rate_limits: int = 0
     passed_before: int | None = None

@@ -2,7 +2,8 @@
 
 What passes in are replies, headers and messages; what comes out are the same without the key: as it stands, with its
 characters escaped for JSON or a URL, or in base64, alone or behind `Bearer `. A model's words are only ever searched
-for the key itself; from the messages of failures goes everything that looks like somebody's key. It does not know HTTP.
+for the key itself, and not for one that may be a word, such as `placeholder`; from the messages of failures goes
+everything that looks like somebody's key. It does not know HTTP.
 """
 
 import base64
@@ -12,11 +13,16 @@ from collections.abc import Iterable, Iterator
 
 SHORTEST_SECRET = 8
 """Characters below which a key is a placeholder such as `x`, and taking it out would only spoil replies."""
+LONGEST_WORD = 19
+"""Characters up to which a key of letters alone may be a word, such as `placeholder` or `sk-no-key-required`."""
+SHORTEST_WORD = 4
+"""Characters from which a key that may be a word is taken out of messages and headers; `x` and `0` say too little."""
+_FEWEST_CHARACTERS = 5
+"""Different characters of a key that nobody typed: `xxxxxxxx` and `sk-00000000` have fewer."""
 
 _REDACTED = b"[redacted]"
 
-_LOOSE = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-_", b"abcdefghijklmnopqrstuvwxyz+/")
-"""For a first look: without regard to case, and to which of its two alphabets base64 uses."""
+_URL_BASE64 = bytes.maketrans(b"+/", b"-_")
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
 _BASE64_BEFORE, _BASE64_AFTER = 3, 4
 """Characters beside what base64 has of a key for certain that have the rest of its first and last ones."""
@@ -32,32 +38,52 @@ KEY_LIKE = re.compile(
 _BEARER = re.compile(r"(?i)\b(bearer\s+)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}")
 
 
+def is_secret(key: str) -> bool:
+    """Whether a key looks random, so that no model says it by chance; otherwise it may be a word, a name or a number.
+
+    That is one of 8 characters or more, 5 of them different, with a letter; and with a digit, a capital right behind a
+    small letter, or 20 characters.
+    """
+    if len(key) < SHORTEST_SECRET or len(set(key)) < _FEWEST_CHARACTERS or not re.search("[A-Za-z]", key):
+        return False
+    return len(key) > LONGEST_WORD or re.search("[0-9]|[a-z][A-Z]", key) is not None
+
+
 class Redaction:
-    """Knows one key (None: there is none), and takes it out; a key below `SHORTEST_SECRET` characters stays."""
+    """Knows one key (None: there is none), and takes it out.
+
+    A key that `is_secret` goes from everything. Any other is also a word of replies, and stays there; from messages and
+    headers it goes where it stands by itself.
+    """
 
     def __init__(self, api_key: str | None) -> None:
-        key = (api_key or "").encode()
-        self._key = key.translate(_LOOSE) if len(key) >= SHORTEST_SECRET else b""
-        codes = list(_base64_of(key)) if self._key else []
-        self._codes = [code.translate(_LOOSE) for code in codes]
-        self._spelled = re.compile(b"|".join(_spelled(form) for form in (key, *codes)), re.IGNORECASE)
-        escaped = b"|".join(sorted({b"%02x" % character for character in key + b"+/="}))
+        api_key = api_key or ""
+        key = api_key.encode() if is_secret(api_key) else b""
+        self._key = key
+        self._codes = sorted({form for code in _base64_of(key) for form in (code, code.translate(_URL_BASE64))})
+        self._word = None if key or len(api_key) < SHORTEST_WORD else _whole(api_key)
+        self._spelled = re.compile(b"|".join(_spelled(form) for form in (key, *self._codes)))
+        escaped = b"|".join(sorted({b"%02x" % character for character in key + b"+/-_="}))
         # One for each first letter: so a search goes from one such letter to the next, not through the whole.
-        self._escapes = (re.compile(rb"%%(?:25)*(%s)" % escaped), re.compile(rb"\\(?:u00(%s)|/)" % escaped))
+        self._escapes = (
+            re.compile(rb"%%(?:25)*((?i:%s))" % escaped),
+            re.compile(rb"\\(?:u00((?i:%s))|/)" % escaped),
+        )
 
     def content(self, content: bytes) -> bytes:
-        """Return bytes without the key, nor its first half at the end of a body that was cut off."""
+        """Return bytes without the key, if it is no word, nor its first half at the end of a body that was cut off."""
         if not self._key:
             return content
-        loose = content.translate(_LOOSE)
-        spans = [*_spans_of(self._key, loose), *self._code_spans(loose)]
-        if self._has_escaped(loose):
+        spans = [*_spans_of(self._key, content), *self._code_spans(content)]
+        if self._has_escaped(content):
             spans += [match.span() for match in self._spelled.finditer(content)]
-        spans += self._beginning_at_end(loose)
+        spans += self._beginning_at_end(content)
         return _without(spans, content) if spans else content
 
     def text(self, text: str) -> str:
-        """Return text without the key."""
+        """Return a header's text without the key."""
+        if self._word is not None:
+            return self._word.sub(_REDACTED.decode(), text)
         if not self._key:
             return text
         return self.content(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
@@ -66,26 +92,26 @@ class Redaction:
         """Return a failure's message without the key, nor anything else that looks like one."""
         return without_keys(self.text(text))
 
-    def _code_spans(self, loose: bytes) -> Iterator[tuple[int, int]]:
+    def _code_spans(self, content: bytes) -> Iterator[tuple[int, int]]:
         for code in self._codes:
-            for start, end in _spans_of(code, loose):
-                before, after = loose[max(0, start - _BASE64_BEFORE) : start], loose[end : end + _BASE64_AFTER]
+            for start, end in _spans_of(code, content):
+                before, after = content[max(0, start - _BASE64_BEFORE) : start], content[end : end + _BASE64_AFTER]
                 yield start - _run(reversed(before)), end + _run(after)
 
-    def _has_escaped(self, loose: bytes) -> bool:
+    def _has_escaped(self, content: bytes) -> bool:
         """Whether the key is there with some of its characters escaped, once or several times over."""
         count = 0
         for mark, escape in zip((b"%", b"\\"), self._escapes, strict=True):
-            if mark in loose:
-                loose, found = escape.subn(_unescaped, loose)
+            if mark in content:
+                content, found = escape.subn(_unescaped, content)
                 count += found
-        loose = loose.replace(b"\\", b"")  # of several before one escape, all but the last are left
-        return count > 0 and any(form in loose for form in (self._key, *self._codes))
+        content = content.replace(b"\\", b"")  # of several before one escape, all but the last are left
+        return count > 0 and any(form.replace(b"\\", b"") in content for form in (self._key, *self._codes))
 
-    def _beginning_at_end(self, loose: bytes) -> list[tuple[int, int]]:
-        size = len(loose)
+    def _beginning_at_end(self, content: bytes) -> list[tuple[int, int]]:
+        size = len(content)
         for length in range(len(self._key) - 1, max(SHORTEST_SECRET, len(self._key) // 2) - 1, -1):
-            if loose.endswith(self._key[:length]):
+            if content.endswith(self._key[:length]):
                 return [(size - length, size)]
         return []
 
@@ -95,11 +121,16 @@ def without_keys(text: str) -> str:
     return KEY_LIKE.sub("[redacted]", _BEARER.sub(r"\1[redacted]", text))
 
 
-def _spans_of(form: bytes, loose: bytes) -> Iterator[tuple[int, int]]:
-    start = loose.find(form)
+def _whole(word: str) -> re.Pattern[str]:
+    """Return the pattern of a word that is no part of another."""
+    return re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
+
+
+def _spans_of(form: bytes, content: bytes) -> Iterator[tuple[int, int]]:
+    start = content.find(form)
     while start >= 0:
         yield start, start + len(form)
-        start = loose.find(form, start + 1)
+        start = content.find(form, start + 1)
 
 
 def _run(characters: Iterable[int]) -> int:
@@ -118,11 +149,13 @@ def _without(spans: list[tuple[int, int]], content: bytes) -> bytes:
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    return bytes([int(match[1], 16)]).translate(_LOOSE) if match[1] else b"/"
+    return bytes([int(match[1], 16)]) if match[1] else b"/"
 
 
 def _base64_of(key: bytes) -> Iterator[bytes]:
     """Yield what base64 has of a key for certain, wherever in a group of three bytes the key begins."""
+    if not key:
+        return
     for before in range(3):
         code = base64.b64encode(b"\0" * before + key).rstrip(b"=")
         is_even = (before + len(key)) % 3 == 0
@@ -132,6 +165,7 @@ def _base64_of(key: bytes) -> Iterator[bytes]:
 def _spelled(form: bytes) -> bytes:
     """Return the pattern of a form with any of its characters escaped for JSON or a URL, once or several times."""
     return b"".join(
-        rb"(?:%s|\\+u00%02x|%%(?:25)*%02x%s)" % (re.escape(bytes([c])), c, c, rb"|\\+/" if c == ord("/") else b"")
+        rb"(?:%s|\\+u00(?i:%02x)|%%(?:25)*(?i:%02x)%s)"
+        % (re.escape(bytes([c])), c, c, rb"|\\+/" if c == ord("/") else b"")
         for c in form
     )

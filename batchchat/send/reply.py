@@ -95,6 +95,7 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix
         retry_after_s=_wish_s(kind, status, headers, fields, sentence, unix_now),
         request_id=_request_id(headers) or request_id_of(fields),
         is_outcome_unknown=status in _UNKNOWN_STATUSES,
+        is_by_words=kind != kind_of(status, words, ""),
     )
 
 

@@ -18,13 +18,14 @@ from batchchat.send.breaker import Breaker
 from batchchat.send.failures import ADVICE, Verdict, is_transient, signature, verdict
 from batchchat.send.ladder import Ladder
 from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store
-from batchchat.send.reply import read_reply
+from batchchat.send.parking import Parking
+from batchchat.send.reading import read
 from batchchat.send.retry import is_last, wait_s
 from batchchat.send.settling import Settling, Surroundings, in_thread
 from batchchat.send.structured import Structure, Turn, added
 from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
-from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble
+from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble, refusal_of_rows
 
 HEARTBEAT_S = 1.0
 
@@ -56,6 +57,7 @@ class Schedule:
         self._probe_count = 0
         self._tally = Tally()
         self._trouble = Trouble(pacing, self._tally)
+        self._parking = Parking()
         self._breaker: Breaker[tuple[Pending, FailedRow]] = Breaker()
         self._settling = Settling(store, self._tally, self._surroundings())
         self._stop: Exception | None = None
@@ -84,14 +86,14 @@ class Schedule:
             raise self._stop
         return self._progress()
 
-    def stop(self, reason: Exception) -> None:
-        """Start no further request; those in flight may end within `grace_s`. A second call does not wait for them."""
-        if self._stop is not None:
-            self._drain_until = 0.0
-        else:
+    def stop(self, reason: Exception, *, is_urgent: bool = False) -> None:
+        """Start no further request; those in flight may end within `grace_s`, unless it `is_urgent`."""
+        if self._stop is None:
             self._stop = reason
             self._drain_until = time.monotonic() + self._pacing.grace_s
             self._halt()
+        if is_urgent:
+            self._drain_until = 0.0
         self._wake.set()
 
     async def _dispatch(self) -> None:
@@ -107,9 +109,10 @@ class Schedule:
             return True
         if not self._is_exhausted or self._backlog:
             return False
+        self._leave_parking(is_over=True)
         refused = self._breaker.release()
         self._settle_all(refused)
-        return not refused
+        return not (refused or self._settling.is_busy or self._backlog)
 
     async def _sleep(self, until: float | None) -> None:
         timer = None
@@ -148,7 +151,8 @@ class Schedule:
             if opens_at > now:
                 return None if opens_at == float("inf") else opens_at
             if not self._has_slot():
-                self._pacing.concurrency.on_full()
+                if not self._trouble.is_holding:
+                    self._pacing.concurrency.on_full()
                 return None
             if not self._has_room(self._backlog.next_bytes(now)):
                 return None
@@ -162,7 +166,7 @@ class Schedule:
 
     def _has_slot(self) -> bool:
         if self._trouble.is_holding and self._probe_count:
-            return False  # one probe at a time until something is there again
+            return False
         return len(self._in_flight) + len(self._settling) < self._limit()
 
     def _has_room(self, sent_bytes: int) -> bool:
@@ -170,8 +174,8 @@ class Schedule:
 
     def _start(self, pending: Pending, now: float) -> None:
         sent_bytes, is_probe = pending.request.sent_bytes, self._trouble.is_holding
-        reserved = self._pacing.rates.reserve(now, len(pending.request.body))
-        task = self._tasks.create_task(self._attempt(pending, reserved))
+        pending.reserved = self._pacing.rates.reserve(now, len(pending.request.body))
+        task = self._tasks.create_task(self._attempt(pending))
         self._in_flight.add(task)
         self._in_flight_bytes += sent_bytes
         self._probe_count += is_probe
@@ -208,47 +212,51 @@ class Schedule:
     async def _accept(self, chunk: Chunk) -> None:
         self._tally.rows_read += len(chunk.requests) + chunk.failed_row_count
         self._tally.rows_failed += chunk.failed_row_count
-        for request in await self._settling.unanswered(chunk.requests, self._store_thread):
-            self._backlog.add(Pending(request))
+        for pending in await self._settling.unanswered(chunk.requests, self._store_thread):
+            self._backlog.add(pending)
 
     # One attempt, and what follows from it
 
-    async def _attempt(self, pending: Pending, reserved: float) -> None:
+    async def _attempt(self, pending: Pending) -> None:
         if self._stop is not None:
             return  # stopped between the decision to start this request and its first byte
-        pending.started_at = started_at = time.monotonic()
+        pending.started_at, pending.place = time.monotonic(), self._breaker.start()
         self._tally.requests_sent += 1
         try:
             reply = await self._send(pending.request, self._ladder.body(pending))
-        except Exception as error:
+            result = await read(reply) if isinstance(reply, Reply) else reply
+            self._breaker.end(pending.place)
+            self._follow(pending, reply, result)
+        except Exception as error:  # a fault of our own must not take along what others have paid for
             self._break(error)
+
+    def _follow(self, pending: Pending, reply: Reply | Failure | None, result: Completion | Failure | None) -> None:
+        if result is None:
+            self._unsend(pending)
             return
-        if reply is None:
-            self._unsend(reserved)
-            return
-        result: Completion | Failure = reply if isinstance(reply, Failure) else _read(reply)
-        if isinstance(result, Failure) and result.kind == "media":  # nothing was sent, and the file may be there again
-            self._unsend(reserved)
-            self._settle(pending, FailedRow(result, True, None, pending.requests))
+        if isinstance(result, Failure) and result.kind == "media" and result.status is None:
+            self._unsend(pending)  # and the file may be there again
+            self._settle_all([(pending, FailedRow(result, True, None, pending.requests))])
             return
         if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
-            self._pacing.rates.give_back(reserved)
+            self._pacing.rates.give_back(pending.reserved)
         else:
             usage = None if isinstance(result, Failure) and result.usage == Usage() else result.usage
-            self._pacing.rates.settle(reserved, len(pending.request.body), usage)
+            self._pacing.rates.settle(pending.reserved, len(pending.request.body), usage)
             self._tally.add_usage(result.usage)
         if isinstance(result, Failure):
-            self._fail(pending, result, started_at, time.monotonic())
+            self._fail(pending, result, time.monotonic())
         else:
             assert isinstance(reply, Reply)
-            self._complete(pending, reply, result, started_at)
+            self._complete(pending, reply, result)
+        self._leave_parking()
 
-    def _unsend(self, reserved: float) -> None:
-        self._pacing.rates.give_back(reserved)
+    def _unsend(self, pending: Pending) -> None:
+        self._pacing.rates.give_back(pending.reserved)
         self._tally.requests_sent -= 1
 
-    def _complete(self, pending: Pending, reply: Reply, completion: Completion, started_at: float) -> None:
-        self._trouble.pass_through(started_at)
+    def _complete(self, pending: Pending, reply: Reply, completion: Completion) -> None:
+        self._trouble.pass_through(pending.started_at)
         self._pacing.concurrency.on_reply(time.monotonic())
         self._tally.has_completion = True
         judged = self._ladder.judge(completion, pending)
@@ -269,11 +277,12 @@ class Schedule:
         else:
             self._settle(pending, Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s))
 
-    def _fail(self, pending: Pending, failure: Failure, started_at: float, now: float) -> None:
+    def _fail(self, pending: Pending, failure: Failure, now: float) -> None:
         pending.turn = replace(pending.turn, usage=added(pending.turn.usage, failure.usage))
         if failure.is_outcome_unknown:
             self._tally.possibly_billed += 1
-        step = self._trouble.follow(pending, failure, started_at, now)
+        is_rest_tried = self._is_exhausted and not self._backlog.has_new
+        step = self._trouble.follow(pending, failure, now, is_rest_tried=is_rest_tried)
         if isinstance(step, Refuse):
             self._refuse(step.reason)
         elif isinstance(step, Again):
@@ -286,7 +295,8 @@ class Schedule:
         elif step.is_final and (judged := self._ladder.resume(pending, failure)):
             self._resume(pending, judged, now)
         else:
-            self._charge(pending, failure, now - started_at, is_final=step.is_final)
+            known = failure if step.kind is None else replace(failure, kind=step.kind)
+            self._charge(pending, known, now - pending.started_at, is_final=step.is_final)
 
     def _resume(self, pending: Pending, judged: Completion | Turn | Failure, now: float) -> None:
         """Go on from the row's last reply, as the turn after it was refused."""
@@ -300,9 +310,8 @@ class Schedule:
             self._conclude(pending, judged, replace(completion, usage=pending.turn.usage), reply, pending.requests)
 
     def _break(self, error: Exception) -> None:
-        """Stop for an error of our own side, unless the run stops anyway: a second stop would cut requests off."""
-        if self._stop is None:
-            self.stop(error)
+        """Stop for an error of our own side."""
+        self.stop(error)
 
     def _refuse(self, reason: str) -> None:
         self._break(EndpointRefusedError(reason))
@@ -318,8 +327,17 @@ class Schedule:
         elif failure.kind == "protocol" and not self._tally.has_completion:
             # Nothing that came back was ever a chat completion: this is not such an endpoint.
             self._refuse(f"the endpoint refuses the job: {failure.message}; {ADVICE['protocol']}")
+        elif self._trouble.is_open(pending):
+            self._parking.park(pending, failure, latency_s)
         else:
             self._give_up(pending, failure, latency_s)
+
+    def _leave_parking(self, *, is_over: bool = False) -> None:
+        again, over = self._parking.leave(lambda pending: not is_over and self._trouble.is_open(pending))
+        for pending in again:
+            self._backlog.try_again(pending, self._trouble.opens_at)
+        for row in over if self._stop is None else ():
+            self._give_up(row.pending, row.failure, row.latency_s)
 
     def _give_up(self, pending: Pending, failure: Failure, latency_s: float | None, *, charged: int = 0) -> None:
         """Settle a row with its failure; what its earlier replies said and cost stays on record.
@@ -334,16 +352,13 @@ class Schedule:
         if mark is None:
             self._settle(pending, row)
         elif self._stop is None:
-            self._settle_all(self._breaker.hold((pending, row), mark, time.monotonic()))
+            self._settle_all(self._breaker.hold((pending, row), mark, pending.place))
             if self._breaker.is_tripped(has_worked=self._tally.has_completion):
-                self._refuse(
-                    f"the endpoint refused {len(self._breaker)} rows in a row ({failure.status}): {failure.message};"
-                    " that looks like a mistake in the job and not in the rows: check request in the job file"
-                )
+                self._refuse(refusal_of_rows(failure, self._breaker.in_a_row()))
 
     def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
         if self._stop is None:
-            self._settle_all(self._breaker.note_other(pending.started_at))
+            self._settle_all(self._breaker.note_other(pending.place))
         self._settling.settle(pending, outcome, self._tasks, self._store_thread)
 
     def _settle_all(self, rows: Sequence[tuple[Pending, FailedRow]]) -> None:
@@ -383,7 +398,3 @@ class Schedule:
             concurrency=self._limit(),
             reached=self._pacing.base_url if self._tally.has_reached else self._pacing.reached,
         )
-
-
-def _read(reply: Reply) -> Completion | Failure:
-    return read_reply(reply.status, reply.headers, reply.body, unix_now=time.time())

@@ -59,8 +59,8 @@ class Settling:
         """Whether a commit is under way, or about to be."""
         return self._is_committing or bool(self._settled)
 
-    async def unanswered(self, requests: Sequence[ChatRequest], thread: Executor) -> list[ChatRequest]:
-        """Return the requests that nobody has asked yet; rows that wait for another's answer are noted.
+    async def unanswered(self, requests: Sequence[ChatRequest], thread: Executor) -> list[Pending]:
+        """Return the requests that must be asked; rows that wait for another's answer are noted.
 
         A key is looked up only when it is claimed: an answer is committed before its key is given up, so a key that is
         neither claimed by an earlier row nor found in the store has never been asked.
@@ -68,8 +68,13 @@ class Settling:
         fresh = [request for request in requests if self._claim(request.key)]
         known = await in_thread(thread, lambda: self._store.find([request.key for request in fresh]))
         for key, is_answered in known.items():
-            self._tally.reuse(self._open.pop(key), is_answered=is_answered)
-        return [request for request in fresh if request.key not in known]
+            if is_answered is not None:
+                self._tally.reuse(self._open.pop(key), is_answered=is_answered)
+        return [
+            Pending(request, has_failed_before=request.key in known)
+            for request in fresh
+            if known.get(request.key) is None
+        ]
 
     def _claim(self, key: bytes) -> bool:
         """Note one more row that wants a key's answer; return whether it is the first."""

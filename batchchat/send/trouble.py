@@ -11,19 +11,23 @@ from dataclasses import dataclass
 from batchchat.records import Failure
 from batchchat.send.failures import ADVICE, Verdict, is_overload, may_be_outage, verdict
 from batchchat.send.gate import Gate
+from batchchat.send.jsonvalue import mapping_of, read_json
 from batchchat.send.pacing import Pacing, Pending
 from batchchat.send.retry import LONGEST_WAIT_S, wait_s
 from batchchat.send.tally import Tally
 
 UNREACHED_TRIES = 4
 """Failed probes in a row after which an endpoint that never answered counts as not there."""
+REST_PATIENCE_S = 600.0
+"""Seconds after which rows that all were tried, and are all that is left, are charged again: they may be poison."""
+LARGEST_EXPONENT = 10
 UNSENT_IN_A_ROW = 3
 """Requests in a row that could not be sent, after which an endpoint that had answered counts as down."""
 OUTAGE_ROWS = 20
 """Rows that fail one after the other, with nothing in between, as they would if the endpoint were down: it is."""
 LONE_RATE_LIMITS = 10
 """Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
-SHORTEST_CUT_S = 0.5
+SHORTEST_CUT_S = 0.9
 CUTS_ALIKE = 3
 CUT_SPREAD = 0.05
 """Three requests in a row that are cut off after the same time, within a twentieth: a proxy's time limit."""
@@ -38,9 +42,10 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Count the attempt; `is_final` says that another would bring nothing else."""
+    """Count the attempt; `is_final` says that another would bring nothing else, `kind` what it is after all."""
 
     is_final: bool
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Trouble:
         self._outage_gate = Gate()
         self._unsent_in_a_row = 0
         self._streak: dict[int, tuple[Pending, int]] = {}  # rows charged for what may be an outage, and how often
+        self._believes_rows = False
         self._cuts_s: deque[float] = deque(maxlen=CUTS_ALIKE)
         self._notes: dict[str, None] = dict.fromkeys(pacing.notes)
 
@@ -98,28 +104,51 @@ class Trouble:
         self._streak.clear()
         self._outage_gate.pass_through(started_at)
 
-    def follow(self, pending: Pending, failure: Failure, started_at: float, now: float) -> Step:
-        """Return what follows from the failure of a row's request that started at `started_at`."""
+    def is_open(self, pending: Pending) -> bool:
+        """Whether a row was charged for what may still turn out to be an outage."""
+        return id(pending) in self._streak
+
+    def follow(self, pending: Pending, failure: Failure, now: float, *, is_rest_tried: bool = False) -> Step:
+        """Return what follows from the failure of a row's request.
+
+        `is_rest_tried` says that every row without an outcome has been asked before.
+        """
+        started_at = pending.started_at
         self._note_cut(failure, now - started_at)
-        self._tally.has_reached |= failure.status is not None
+        self._tally.has_reached |= failure.status is not None or failure.is_outcome_unknown
         decided = verdict(failure)
         if decided is Verdict.HOLD:
             return self._on_unavailable(failure, started_at, now)
         if is_overload(failure):
             self._pacing.concurrency.on_overload(started_at, now)
-        if decided is Verdict.RETRY and may_be_outage(failure, has_worked=self._tally.has_completion):
+        # Replies that are none, from the start, are another kind of server's; errors may be of a server on its way up.
+        has_worked = self._tally.has_completion or failure.kind != "protocol"
+        if decided is Verdict.RETRY and may_be_outage(failure, has_worked=has_worked):
+            if is_rest_tried and now - self._outage_gate.troubled_since > REST_PATIENCE_S:
+                self._believe_rows()
             return self._on_possible_outage(pending, failure, started_at, now)
         if decided is Verdict.CUT:
             self._note_reached(started_at)
             return self._on_rate_limit(pending, failure, started_at, now)
         self.pass_through(started_at)
-        if decided is Verdict.FATAL and not self._is_of_the_row(failure):
-            return Refuse(_refusal(failure))
-        return Charge(is_final=decided is not Verdict.RETRY)
+        if decided is not Verdict.FATAL:
+            return Charge(is_final=decided is not Verdict.RETRY)
+        if self._may_be_an_echo(pending, failure):
+            return Charge(is_final=True, kind="bad_request")
+        is_its_own_model = failure.kind == "not_found" and self._pacing.model_varies and self._tally.has_completion
+        return Charge(is_final=True) if is_its_own_model else Refuse(_refusal(failure))
 
-    def _is_of_the_row(self, failure: Failure) -> bool:
-        """Whether an unknown model is one that the row named, where others were answered."""
-        return failure.kind == "not_found" and self._pacing.model_varies and self._tally.has_completion
+    def _may_be_an_echo(self, pending: Pending, failure: Failure) -> bool:
+        """Whether the words that refuse the job may be the row's own: where others were answered, or of another model.
+
+        A sentence that names the model that was asked for is the endpoint's.
+        """
+        if not failure.is_by_words:
+            return False
+        model = mapping_of(read_json(pending.request.body)).get("model")
+        if failure.kind == "not_found" and isinstance(model, str) and model in failure.message:
+            return False
+        return self._tally.has_completion or (failure.kind == "not_found" and "specify a model" not in failure.message)
 
     # Rate limits
 
@@ -135,9 +164,11 @@ class Trouble:
             self._pacing.concurrency.on_rate_limit(now)
         if is_new or failure.retry_after_s is not None:
             gate.close(now, wait_s(failure, gate.burst_count + 1), is_new=is_new)
-        troubled_s = now - gate.troubled_since
+        troubled_s, wished_s = now - gate.troubled_since, failure.retry_after_s or 0.0
         if troubled_s > self._pacing.max_outage_s:
             return Refuse(f"the endpoint's limit did not lift for {troubled_s:,.0f} s: {failure.message}; try later")
+        if troubled_s + wished_s > self._pacing.max_outage_s:
+            return Refuse(f"the endpoint's limit lifts in {wished_s:,.0f} s, later than {_ALLOWED}: {failure.message}")
         return Again(gate.opens_at)
 
     # Outages
@@ -153,18 +184,33 @@ class Trouble:
         return self._hold(failure, started_at, now)
 
     def _on_possible_outage(self, pending: Pending, failure: Failure, started_at: float, now: float) -> Step:
-        """Count the attempt, until so many rows have met the same that it is the endpoint and not they."""
+        """Count the attempt, until so many rows have met the same that it is the endpoint and not they.
+
+        A row that failed before, while others passed, is no witness: it may be poison.
+        """
         self._tally.passed += 1
         self._rate_gate.pass_through(started_at)
         charged = self._streak.get(id(pending), (pending, 0))[1]
+        is_witness = charged > 0 or not (pending.attempts or pending.has_failed_before)
+        if self._believes_rows or not is_witness:
+            return self._charged(failure, started_at, now)
         self._streak[id(pending)] = (pending, charged + 1)
         if len(self._streak) < OUTAGE_ROWS:
-            if self.is_holding:
-                self._close(failure, started_at, now)
-            return Charge(is_final=False)
+            return self._charged(failure, started_at, now)
         pending.attempts += 1  # which the refund takes back
         self._refund()
         return self._hold(failure, started_at, now)
+
+    def _charged(self, failure: Failure, started_at: float, now: float) -> Step:
+        if self.is_holding:
+            self._close(failure, started_at, now)
+        return Charge(is_final=False)
+
+    def _believe_rows(self) -> None:
+        """From now on take failures for the rows' own: nothing else is left by which to know."""
+        self._believes_rows = True
+        self._streak.clear()
+        self._outage_gate = Gate()
 
     def _refund(self) -> None:
         """Take back what rows were charged for an outage before it was known to be one."""
@@ -175,10 +221,14 @@ class Trouble:
     def _hold(self, failure: Failure, started_at: float, now: float) -> Step:
         gate, max_outage_s = self._outage_gate, self._pacing.max_outage_s
         self._close(failure, started_at, now)
-        is_known = self._tally.has_reached or self._tally.has_completion or self._pacing.waits_for_first
+        is_known = self._tally.has_completion or self._pacing.waits_for_first
         is_known = is_known or (self._pacing.reached != "" and self._pacing.reached == self._pacing.base_url)
+        # One that never did anything but crash may do so for ever; one that a gateway speaks for is only down.
+        is_known = is_known or (self._tally.has_reached and may_be_outage(failure, has_worked=False))
+        is_known = is_known or failure.kind == "unavailable"
         if not is_known and gate.burst_count >= UNREACHED_TRIES:
-            return Refuse(f"the endpoint is not there: {failure.message}; {ADVICE['connect']}")
+            what = f"brings nothing but errors ({failure.status})" if failure.status else "is not there"
+            return Refuse(f"the endpoint {what}: {failure.message}; {ADVICE['connect']}")
         down_s, reset_s = now - gate.troubled_since, failure.retry_after_s or 0.0
         if down_s >= max_outage_s:
             return Refuse(f"the endpoint has been down for {down_s:,.0f} s, as long as {_ALLOWED}: {failure.message}")
@@ -195,7 +245,9 @@ class Trouble:
         if not is_new and failure.retry_after_s is None:
             return
         left_s = self._pacing.max_outage_s - max(0.0, now - gate.troubled_since)
-        interval_s = min(LONGEST_WAIT_S, 0.5 * 2**gate.burst_count, max(left_s, 0.1)) if is_new else 0.0
+        interval_s = 0.0
+        if is_new:
+            interval_s = min(LONGEST_WAIT_S, 0.5 * 2 ** min(gate.burst_count, LARGEST_EXPONENT), max(left_s, 0.1))
         gate.close(now, max(interval_s, failure.retry_after_s or 0.0), is_new=is_new)
 
     def _note_cut(self, failure: Failure, elapsed_s: float) -> None:
@@ -217,6 +269,14 @@ _PROXY_ADVICE = (
     "that looks like the time limit of a proxy in between, and what it cuts off may be billed;"
     " stream the replies (request.stream: true) or ask for fewer tokens (request.max_tokens)"
 )
+
+
+def refusal_of_rows(failure: Failure, count: int) -> str:
+    """Return why a job ends whose rows are refused one after the other."""
+    return (
+        f"the endpoint refused {count} rows in a row ({failure.status}): {failure.message}; that looks like a mistake"
+        " in the job: check request in the job file, or, if these rows are to blame, leave them out with input.where"
+    )
 
 
 def _refusal(failure: Failure) -> str:

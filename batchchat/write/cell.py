@@ -24,6 +24,8 @@ _NUMBERS = (pl.Duration, pl.Decimal, *_HUGE)
 _PLAIN_NAME = "column"
 # What a spreadsheet takes for the beginning of a formula; many skip what is invisible before it.
 _FORMULA = r"^(?:[\t\r\n]|[\s\p{Cc}\p{Cf}]*[=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])"
+# The same within a text, behind what separates cells where `,` does not: there a quote opens no cell, but in the first.
+_FORMULA_INSIDE = r"([;\t][\s\p{Cc}\p{Cf}\";]*)([=+\-@\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}])"
 _PLAIN_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _UNITS_PER_S = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -56,10 +58,12 @@ def spreadsheet_safe(column: pl.Series) -> pl.Series:
 
     That is one which begins with = + - @ (full-width ones too), invisible characters before it or not, or with a tab or
     the end of a line. A text that is a plain number, such as `-5`, stays as it is; so does what is no text.
+    Within a text, `'` also goes before such a sign behind a `;` or a tab, where some spreadsheets would begin a cell.
     """
     if column.dtype != pl.String:
         return column
     column_name, column = column.name, column.alias(_PLAIN_NAME)
+    column = column.str.replace_all(_FORMULA_INSIDE, "${1}'${2}")
     is_formula = column.str.contains(_FORMULA) & ~column.str.contains(_PLAIN_NUMBER)
     if is_formula.any():
         column = ("'" + column).zip_with(is_formula.fill_null(value=False), column)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import orjson
 import polars as pl
@@ -90,15 +90,18 @@ def _columns(frame: pl.DataFrame, plan: OutputPlan) -> list[pl.Series]:
 class _CsvWriter:
     """CSV: null is an empty cell, an empty string `""`, nested values JSON; the cells of a CSV input as they were.
 
-    With the plan's `spreadsheet_safe`, no cell and no name of a column is one that a spreadsheet would evaluate.
+    With the plan's `spreadsheet_safe`, no cell and no name of a column is one that a spreadsheet would evaluate, and
+    every text is quoted.
     """
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
         self._file = file
         self._plan = plan
+        self._quote_style: Literal["necessary", "non_numeric"] = "necessary"
         if plan.spreadsheet_safe:
+            self._quote_style = "non_numeric"
             names = [spreadsheet_safe(pl.Series(f"{number}", [name])) for number, name in enumerate(empty.columns)]
-            file.write(pl.DataFrame(names).write_csv(include_header=False).encode())
+            file.write(self._lines(names))
             return
         header = pl.DataFrame(schema=dict.fromkeys(empty.columns, pl.String))
         file.write(header.write_csv().encode())
@@ -110,7 +113,10 @@ class _CsvWriter:
         if self._plan.spreadsheet_safe:
             cells = [spreadsheet_safe(column) for column in cells]
         # Written here and not by polars, which would go round the file's buffer.
-        self._file.write(pl.DataFrame(cells).write_csv(include_header=False).encode())
+        self._file.write(self._lines(cells))
+
+    def _lines(self, cells: list[pl.Series]) -> bytes:
+        return pl.DataFrame(cells).write_csv(include_header=False, quote_style=self._quote_style).encode()
 
     def finish(self) -> None:
         pass
