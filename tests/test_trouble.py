@@ -290,6 +290,37 @@ def test_resets_at_the_start_of_an_outage_are_taken_back() -> None:
     assert world.attempts == 0
 
 
+def test_rows_charged_as_an_outage_begins_are_refunded() -> None:
+    """At its onset some answers still come in between; what others were charged just then is taken back too."""
+    world = World()
+    for number in range(10):
+        world.fail(str(number), GATEWAY)
+        world.answer()
+    assert world.attempts == 10
+    world.now += 1.0
+    for number in range(100, 100 + OUTAGE_ROWS):
+        world.fail(str(number), GATEWAY)
+    assert world.is_holding()
+    assert world.attempts == 0
+    world.wait()
+    assert isinstance(world.fail("3", GATEWAY), Again)
+
+
+def test_rows_that_failed_long_before_an_outage_keep_their_charge() -> None:
+    """That was their own trouble, and while the outage lasts they are not charged for more."""
+    world = World()
+    for number in range(10):
+        world.fail(str(number), GATEWAY)
+        world.answer()
+    world.now += 60.0
+    for number in range(100, 100 + OUTAGE_ROWS):
+        world.fail(str(number), GATEWAY)
+    assert world.attempts == 10
+    world.wait()
+    assert isinstance(world.fail("3", GATEWAY), Again)
+    assert world.attempts == 10
+
+
 def test_endpoint_half_back_is_probed_and_charged() -> None:
     """While something before it answers for a backend that is down, probes stay rare, and poison rows end."""
     world = World()

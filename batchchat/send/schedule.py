@@ -15,7 +15,7 @@ from batchchat.errors import EndpointRefusedError
 from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Usage
 from batchchat.send.backlog import Backlog
 from batchchat.send.breaker import Breaker
-from batchchat.send.failures import ADVICE, Verdict, is_transient, signature, verdict
+from batchchat.send.failures import Verdict, is_transient, signature, verdict
 from batchchat.send.ladder import Ladder
 from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store
 from batchchat.send.parking import Parking
@@ -25,7 +25,7 @@ from batchchat.send.settling import Settling, Surroundings, in_thread
 from batchchat.send.structured import Structure, Turn, added
 from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
-from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble, refusal_of_rows
+from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble, no_such_endpoint, refusal_of_rows
 
 HEARTBEAT_S = 1.0
 
@@ -284,7 +284,7 @@ class Schedule:
         is_rest_tried = self._is_exhausted and not self._backlog.has_new
         step = self._trouble.follow(pending, failure, now, is_rest_tried=is_rest_tried)
         if isinstance(step, Refuse):
-            self._refuse(step.reason)
+            self._break(EndpointRefusedError(step.reason))
         elif isinstance(step, Again):
             self._backlog.try_again(pending, step.at)
         elif isinstance(step, GiveUp):
@@ -313,9 +313,6 @@ class Schedule:
         """Stop for an error of our own side."""
         self.stop(error)
 
-    def _refuse(self, reason: str) -> None:
-        self._break(EndpointRefusedError(reason))
-
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
         self._pacing.concurrency.on_reply(time.monotonic())
@@ -326,14 +323,15 @@ class Schedule:
             self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
             # Nothing that came back was ever a chat completion: this is not such an endpoint.
-            self._refuse(f"the endpoint refuses the job: {failure.message}; {ADVICE['protocol']}")
-        elif self._trouble.is_open(pending):
+            self._break(EndpointRefusedError(no_such_endpoint(failure)))
+        elif self._trouble.is_open(pending, time.monotonic()):
             self._parking.park(pending, failure, latency_s)
         else:
             self._give_up(pending, failure, latency_s)
 
     def _leave_parking(self, *, is_over: bool = False) -> None:
-        again, over = self._parking.leave(lambda pending: not is_over and self._trouble.is_open(pending))
+        now = time.monotonic()
+        again, over = self._parking.leave(lambda pending: not is_over and self._trouble.is_open(pending, now))
         for pending in again:
             self._backlog.try_again(pending, self._trouble.opens_at)
         for row in over if self._stop is None else ():
@@ -354,7 +352,7 @@ class Schedule:
         elif self._stop is None:
             self._settle_all(self._breaker.hold((pending, row), mark, pending.place))
             if self._breaker.is_tripped(has_worked=self._tally.has_completion):
-                self._refuse(refusal_of_rows(failure, self._breaker.in_a_row()))
+                self._break(EndpointRefusedError(refusal_of_rows(failure, self._breaker.in_a_row())))
 
     def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
         if self._stop is None:

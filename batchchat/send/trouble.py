@@ -6,7 +6,8 @@ for an endpoint that is down. It does not know requests, and waits for nothing.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from batchchat.records import Failure
 from batchchat.send.failures import ADVICE, Verdict, is_overload, may_be_outage, verdict
@@ -21,6 +22,10 @@ UNREACHED_TRIES = 4
 REST_PATIENCE_S = 600.0
 """Seconds after which rows that all were tried, and are all that is left, are charged again: they may be poison."""
 LARGEST_EXPONENT = 10
+ONSET_S = 5.0
+"""Seconds before an outage is known in which some may still pass, and others are charged for it already."""
+MOST_CHARGES = 512
+"""Rows remembered of those, so that large requests do not fill the memory."""
 UNSENT_IN_A_ROW = 3
 """Requests in a row that could not be sent, after which an endpoint that had answered counts as down."""
 OUTAGE_ROWS = 20
@@ -63,6 +68,15 @@ class Refuse:
 Step = Again | Charge | GiveUp | Refuse
 
 
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """A row that was charged for what may be an outage: when it last was, and how often."""
+
+    pending: Pending
+    at: float
+    count: int
+
+
 class Trouble:
     """One run's trouble with its endpoint."""
 
@@ -72,7 +86,8 @@ class Trouble:
         self._rate_gate = Gate()
         self._outage_gate = Gate()
         self._unsent_in_a_row = 0
-        self._streak: dict[int, tuple[Pending, int]] = {}  # rows charged for what may be an outage, and how often
+        self._streak: dict[int, Charged] = {}  # rows charged for what may be an outage, since anything last passed
+        self._lately: dict[int, Charged] = {}  # and those charged just before that
         self._believes_rows = False
         self._cuts_s: deque[float] = deque(maxlen=CUTS_ALIKE)
         self._notes: dict[str, None] = dict.fromkeys(pacing.notes)
@@ -101,12 +116,14 @@ class Trouble:
     def _note_reached(self, started_at: float) -> None:
         self._tally.has_reached = True
         self._unsent_in_a_row = 0
-        self._streak.clear()
+        self._note_lately(self._streak)
+        self._streak = {}
         self._outage_gate.pass_through(started_at)
 
-    def is_open(self, pending: Pending) -> bool:
+    def is_open(self, pending: Pending, now: float) -> bool:
         """Whether a row was charged for what may still turn out to be an outage."""
-        return id(pending) in self._streak
+        lately = self._lately.get(id(pending))
+        return id(pending) in self._streak or (lately is not None and now - lately.at < ONSET_S)
 
     def follow(self, pending: Pending, failure: Failure, now: float, *, is_rest_tried: bool = False) -> Step:
         """Return what follows from the failure of a row's request.
@@ -180,7 +197,7 @@ class Trouble:
         is_chance = is_unsent and self._tally.passed > 0 and self._unsent_in_a_row < UNSENT_IN_A_ROW
         if is_chance and not self.is_holding:
             return Again(now + wait_s(failure, self._unsent_in_a_row))
-        self._refund()
+        self._refund(now)
         return self._hold(failure, started_at, now)
 
     def _on_possible_outage(self, pending: Pending, failure: Failure, started_at: float, now: float) -> Step:
@@ -190,33 +207,42 @@ class Trouble:
         """
         self._tally.passed += 1
         self._rate_gate.pass_through(started_at)
-        charged = self._streak.get(id(pending), (pending, 0))[1]
-        is_witness = charged > 0 or not (pending.attempts or pending.has_failed_before)
-        if self._believes_rows or not is_witness:
-            return self._charged(failure, started_at, now)
-        self._streak[id(pending)] = (pending, charged + 1)
-        if len(self._streak) < OUTAGE_ROWS:
-            return self._charged(failure, started_at, now)
-        pending.attempts += 1  # which the refund takes back
-        self._refund()
-        return self._hold(failure, started_at, now)
-
-    def _charged(self, failure: Failure, started_at: float, now: float) -> Step:
+        before = self._streak.get(id(pending))
+        is_witness = before is not None or not (pending.attempts or pending.has_failed_before)
+        charged = Charged(pending, now, (before.count if before else 0) + 1)
+        if is_witness and not self._believes_rows:
+            self._streak[id(pending)] = charged
+            if len(self._streak) >= OUTAGE_ROWS:
+                pending.attempts += 1  # which the refund takes back
+                self._refund(now)
+        if len(self._streak) >= OUTAGE_ROWS:
+            return self._hold(failure, started_at, now)
         if self.is_holding:
             self._close(failure, started_at, now)
+        if id(pending) not in self._streak:
+            self._note_lately({id(pending): charged})
         return Charge(is_final=False)
+
+    def _note_lately(self, charged: Mapping[int, Charged]) -> None:
+        self._lately.update(charged)
+        if len(self._lately) > MOST_CHARGES:
+            newest = sorted(self._lately.items(), key=lambda item: item[1].at)[-MOST_CHARGES // 2 :]
+            self._lately = dict(newest)
 
     def _believe_rows(self) -> None:
         """From now on take failures for the rows' own: nothing else is left by which to know."""
         self._believes_rows = True
         self._streak.clear()
+        self._lately.clear()
         self._outage_gate = Gate()
 
-    def _refund(self) -> None:
+    def _refund(self, now: float) -> None:
         """Take back what rows were charged for an outage before it was known to be one."""
-        for pending, charged in self._streak.values():
-            pending.attempts = max(0, pending.attempts - charged)
-            self._streak[id(pending)] = (pending, 0)
+        lately = [one for key, one in self._lately.items() if now - one.at < ONSET_S and key not in self._streak]
+        for one in (*lately, *self._streak.values()):
+            one.pending.attempts = max(0, one.pending.attempts - one.count)
+        self._lately.clear()
+        self._streak = {key: replace(one, count=0) for key, one in self._streak.items()}
 
     def _hold(self, failure: Failure, started_at: float, now: float) -> Step:
         gate, max_outage_s = self._outage_gate, self._pacing.max_outage_s
@@ -277,6 +303,11 @@ def refusal_of_rows(failure: Failure, count: int) -> str:
         f"the endpoint refused {count} rows in a row ({failure.status}): {failure.message}; that looks like a mistake"
         " in the job: check request in the job file, or, if these rows are to blame, leave them out with input.where"
     )
+
+
+def no_such_endpoint(failure: Failure) -> str:
+    """Return why a job ends that never got anything like an answer."""
+    return f"the endpoint refuses the job: {failure.message}; {ADVICE['protocol']}"
 
 
 def _refusal(failure: Failure) -> str:
