@@ -25,7 +25,7 @@ fix: .venv/installed-dev ## Format, and mend what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-torture: .venv/installed-dev ## Attack whole runs at full size, and print the figures as a table (about 10 minutes)
+torture: .venv/installed-dev ## Attack whole runs at full size, and print the figures as a table (10 to 15 minutes)
 	$(BIN)/python -m tests.torture
 
 .venv/bin/python:
