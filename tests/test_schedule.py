@@ -593,8 +593,8 @@ def test_stop_leaves_refusals_that_are_held_unasked() -> None:
 # Nothing is there
 
 
-def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
-    """A server that answers 503 to everybody for a while is down: all rows are answered with their first attempt."""
+def down_from_the_11th() -> Send:
+    """Return an endpoint that answers ten requests, says 503 to everybody for a while, and answers again."""
     asked, back_at = 0, 0.0
 
     async def send(body: bytes) -> Reply | Failure:
@@ -606,8 +606,15 @@ def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
         await asyncio.sleep(0)
         return refusal(503, "upstream is gone") if is_down else ANSWER
 
+    return send
+
+
+def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
+    """A server that answers 503 to everybody for a while is down: all rows are answered with their first attempt."""
     store = MemoryStore()
-    progress = asyncio.run(run(schedule_of([chunk_of(*names(100))], store, send, concurrency=40, max_attempts=2)))
+    progress = asyncio.run(
+        run(schedule_of([chunk_of(*names(100))], store, down_from_the_11th(), concurrency=40, max_attempts=2))
+    )
     assert progress.rows_answered == 100
     assert {outcome.attempts for outcome in store.by_name().values() if isinstance(outcome, Answer)} == {1}
     assert progress.notes[0].startswith("waiting for the endpoint")
@@ -615,19 +622,10 @@ def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
 
 def test_outage_costs_no_row_though_each_has_one_attempt_only() -> None:
     """Rows that failed before the outage was known are asked again when it is over."""
-    asked, back_at = 0, 0.0
-
-    async def send(body: bytes) -> Reply | Failure:
-        nonlocal asked, back_at
-        asked += 1
-        if asked == 11:
-            back_at = time.monotonic() + 0.7
-        is_down = time.monotonic() < back_at
-        await asyncio.sleep(0)
-        return refusal(503, "upstream is gone") if is_down else ANSWER
-
     store = MemoryStore()
-    progress = asyncio.run(run(schedule_of([chunk_of(*names(100))], store, send, concurrency=4, max_attempts=1)))
+    progress = asyncio.run(
+        run(schedule_of([chunk_of(*names(100))], store, down_from_the_11th(), concurrency=4, max_attempts=1))
+    )
     assert (progress.rows_answered, progress.rows_failed) == (100, 0)
 
 

@@ -204,7 +204,7 @@ class Schedule:
             else:
                 await self._accept(chunk)
         except Exception as error:  # whatever it is, it is raised again when everything answered is kept
-            self._break(error)
+            self.stop(error)
         finally:
             self._is_feeding = False
             self._wake.set()
@@ -228,7 +228,7 @@ class Schedule:
             self._breaker.end(pending.place)
             self._follow(pending, reply, result)
         except Exception as error:  # a fault of our own must not take along what others have paid for
-            self._break(error)
+            self.stop(error)
 
     def _follow(self, pending: Pending, reply: Reply | Failure | None, result: Completion | Failure | None) -> None:
         if result is None:
@@ -284,7 +284,7 @@ class Schedule:
         is_rest_tried = self._is_exhausted and not self._backlog.has_new
         step = self._trouble.follow(pending, failure, now, is_rest_tried=is_rest_tried)
         if isinstance(step, Refuse):
-            self._break(EndpointRefusedError(step.reason))
+            self.stop(EndpointRefusedError(step.reason))
         elif isinstance(step, Again):
             self._backlog.try_again(pending, step.at)
         elif isinstance(step, GiveUp):
@@ -309,10 +309,6 @@ class Schedule:
         else:
             self._conclude(pending, judged, replace(completion, usage=pending.turn.usage), reply, pending.requests)
 
-    def _break(self, error: Exception) -> None:
-        """Stop for an error of our own side."""
-        self.stop(error)
-
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
         self._pacing.concurrency.on_reply(time.monotonic())
@@ -323,7 +319,7 @@ class Schedule:
             self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
             # Nothing that came back was ever a chat completion: this is not such an endpoint.
-            self._break(EndpointRefusedError(no_such_endpoint(failure)))
+            self.stop(EndpointRefusedError(no_such_endpoint(failure)))
         elif self._trouble.is_open(pending, time.monotonic()):
             self._parking.park(pending, failure, latency_s)
         else:
@@ -352,7 +348,7 @@ class Schedule:
         elif self._stop is None:
             self._settle_all(self._breaker.hold((pending, row), mark, pending.place))
             if self._breaker.is_tripped(has_worked=self._tally.has_completion):
-                self._break(EndpointRefusedError(refusal_of_rows(failure, self._breaker.in_a_row())))
+                self.stop(EndpointRefusedError(refusal_of_rows(failure, self._breaker.in_a_row())))
 
     def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
         if self._stop is None:
@@ -370,7 +366,7 @@ class Schedule:
             progress=self._progress,
             has_turned=lambda pending: self._backlog.try_again(pending, time.monotonic()),
             has_changed=self._note_change,
-            has_failed=self._break,
+            has_failed=self.stop,
         )
 
     def _note_change(self) -> None:
