@@ -203,8 +203,10 @@ class Progress:
     request of this run) and `rows_failed` were given up. Requests of this run: `requests_sent` in all, of which
     `rate_limited` were turned away and `possibly_billed` ended without a known outcome. `in_flight_bound` is how many
     may be under way until the next commit, `concurrency` the limit on them. Tokens are those of this run's replies.
-    `reached` is the base URL that answered last, of this or an earlier run; empty when none ever did. `notes` are
-    sentences for the user on what the run found out and goes on with.
+    `reached` is the base URL that answered last, of this or an earlier run; empty when none ever did. `bound_by` is
+    what kept the run from going faster: `endpoint`, `rate limit`, `input` or `cpu`, empty where nothing is known, and
+    `bound` the same in words, such as `the endpoint's 600 requests/min`. `notes` are sentences for the user on what the
+    run found out and goes on with.
     """
 
     rows_read: int = 0
@@ -220,7 +222,24 @@ class Progress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reached: str = ""
+    bound_by: str = ""
+    bound: str = ""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a run has learned of an endpoint and model, for the next one to start near it; None where it is not known.
+
+    `concurrency` is how many requests in flight served it best. The two allowances are the endpoint's own, per minute.
+    `bytes_per_token` is of the requests' bodies, `completion_tokens` what a request's completion takes.
+    """
+
+    concurrency: int | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    bytes_per_token: float | None = None
+    completion_tokens: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
