@@ -27,6 +27,8 @@ DOORS = {
     "polars": r"batchchat\.(read|write)\..*",
     "pyarrow": r"batchchat\.(read|write)\..*",
     "httpx": r"batchchat\.send\.(transport|connections)",
+    "pycurl": r"batchchat\.send\.(connections|sockets)",
+    "certifi": r"batchchat\.send\.connections",
     "sqlite3": r"batchchat\.keep\..*",
     "click": r"batchchat\.cli",
     "jinja2": r"batchchat\.prompt\..*",

@@ -1,130 +1,329 @@
-"""Keep-alive connections, one request on each at a time.
+"""Keep-alive connections by libcurl, behind httpx's seam: one request on each at a time.
 
-What passes in are httpx requests, each with the `Course` that notes how far it came; what comes out are responses whose
-bytes are still to be read. It does not know what they mean, and has no time limit of its own.
+What passes in are httpx requests; what comes out are responses whose bytes are still to be read, or httpx's exceptions.
+It does not know what the bytes mean, follows no redirect, and tries once.
+
+libcurl does the work of each connection: TLS, proxies, HTTP. Plain httpx does it in Python, which costs some twenty
+times as much for each request.
 """
 
-import socket
+import asyncio
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import NoReturn
 
+import certifi
 import httpx
+import pycurl
 
-KEEPALIVE_EXPIRY_S = 4.0
+from batchchat.send.sockets import Sockets
+
+KEEPALIVE_EXPIRY_S = 4
 """Idle seconds after which a connection is not used again: below the 5 s after which common servers close theirs."""
 RACE_S = 0.05
 """Seconds within which a used connection that breaks, without a byte, was closed by the server before it was asked."""
+BEFORE_WRITE = "before_write"
+"""The extension of a request that holds what is called just before its first byte is written; False forbids that."""
 
-_NO_BYTE = "Server disconnected without sending"
-"""How httpcore says that a connection was closed before a reply began; anything else is a reply that is none."""
+_MOST_CONNECTIONS = 65_536
+_UPLOAD_BUFFER_BYTES = 16 * 2**10  # a quarter of libcurl's own: each connection keeps one
+_E_WEIRD_SERVER_REPLY, _E_TOO_LARGE = 8, 100  # which pycurl has no names for
+_PROTOCOL_CODES = frozenset(
+    {pycurl.E_UNSUPPORTED_PROTOCOL, _E_WEIRD_SERVER_REPLY, pycurl.E_GOT_NOTHING, pycurl.E_PARTIAL_FILE, _E_TOO_LARGE}
+)
+"""What libcurl says of a reply that is no HTTP, or not whole, or has headers without end."""
 
 
 class HaltedError(Exception):
     """The run has stopped, and the request was not written."""
 
 
-class Course:
-    """How far one request came; `on_written` is called when its first byte is about to be sent.
-
-    `is_fresh` says that a connection was opened for it.
-    """
-
-    def __init__(self, is_halted: Callable[[], bool], on_written: Callable[[], None]) -> None:
-        self._is_halted = is_halted
-        self._on_written = on_written
-        self.is_fresh = False
-        self.written_at: float | None = None
-
-    async def __call__(self, event: str, _: dict[str, Any]) -> None:
-        """Take httpcore's word of an event."""
-        if event == "connection.connect_tcp.started":
-            self.is_fresh = True
-        elif event == "http11.send_request_headers.started":
-            if self._is_halted():
-                raise HaltedError
-            self.written_at = time.monotonic()
-            self._on_written()
-
-
 class ConnectionPool(httpx.AsyncBaseTransport):
-    """Connections, the last used first, as many as are asked for.
+    """Connections, as many as are asked for, over an `http` or `https` proxy or none.
 
-    Each is an httpx transport of its own: httpx's one pool walks all of its connections for every request, which at 500
-    in flight costs more than the requests themselves.
+    Of a request's extensions it obeys `timeout` (`connect` and `read`) and `before_write`. A request on a connection
+    that the server closed while it was idle is sent once more on a new one: it was never seen.
+
+    Raises:
+        OSError: the certificates that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
     """
 
-    def __init__(self, proxy: str | None, tls: ssl.SSLContext | bool) -> None:
+    def __init__(self, proxy: str | None = None) -> None:
         self._proxy = proxy
-        self._tls = tls
-        self._idle: list[httpx.AsyncHTTPTransport] = []
-        self._all: list[httpx.AsyncHTTPTransport] = []
+        self._certificates = _certificates()
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, _MOST_CONNECTIONS)
+        self._idle: list[_Channel] = []
+        self._busy: dict[pycurl.Curl, _Channel] = {}
+        self._sockets: Sockets | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; its connection is free again when the response is closed.
+        """Send one request; its connection is free again when its response was read, or closed before its end.
 
-        A connection that the server closed while it was idle may look open until it is used: then the request is sent
-        once more, on a new one.
+        Raises:
+            httpx.TransportError: it failed; a `ConnectError`, `ConnectTimeout` or `ProxyError` before it was written.
+            HaltedError: `before_write` said so.
         """
-        transport = self._idle.pop() if self._idle else self._new_transport()
+        body = await request.aread()
+        if self._sockets is None:
+            self._sockets = Sockets(self._multi, asyncio.get_running_loop(), self._take_ended)
+        channel = self._idle.pop() if self._idle else _Channel(self._proxy, self._certificates)
+        reply = _Reply(self._abandon, channel, request.extensions)
+        channel.begin(request, body, reply)
+        self._busy[channel.curl] = channel
+        self._multi.add_handle(channel.curl)
         try:
-            try:
-                response = await transport.handle_async_request(request)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-                if not _was_closed_before(request.extensions.get("trace"), error):
-                    raise
-                response = await transport.handle_async_request(request)
+            await reply.head()
         except BaseException:
-            self._idle.append(transport)
+            await reply.aclose()
             raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        stream = _ReturningStream(response.stream, lambda: self._idle.append(transport))
-        return httpx.Response(
-            response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
-        )
+        return httpx.Response(reply.status, headers=reply.headers, stream=reply, request=request)
 
     async def aclose(self) -> None:
         """Close every connection."""
-        for transport in self._all:
-            await transport.aclose()
+        for channel in list(self._busy.values()):
+            self._abandon(channel)
+        if self._sockets is not None:
+            self._sockets.close()
+        self._multi.close()
+        for channel in self._idle:
+            channel.curl.close()
+        self._idle.clear()
 
-    def _new_transport(self) -> httpx.AsyncHTTPTransport:
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_EXPIRY_S)
-        transport = httpx.AsyncHTTPTransport(
-            verify=self._tls,
-            limits=limits,
-            proxy=self._proxy,
-            # A reply may take minutes without a byte; routers forget a connection that is silent for that long.
-            socket_options=[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
-        )
-        self._all.append(transport)
-        return transport
+    def _take_ended(self) -> None:
+        """Take the requests that libcurl is done with."""
+        left = 1
+        while left:
+            left, done, failed = self._multi.info_read()
+            for curl in done:
+                self._release(self._busy[curl]).end(None)
+            for curl, code, message in failed:
+                channel = self._busy[curl]
+                error = channel.error(code, message)
+                self._release(channel).end(error)
+
+    def _abandon(self, channel: "_Channel") -> None:
+        self._release(channel)
+
+    def _release(self, channel: "_Channel") -> "_Reply":
+        """Let a channel be used again; its connection is closed, unless the whole reply has come."""
+        del self._busy[channel.curl]
+        self._multi.remove_handle(channel.curl)
+        self._idle.append(channel)
+        return channel.reply
 
 
-def _was_closed_before(course: Course | None, error: httpx.TransportError) -> bool:
-    if course is None or course.is_fresh or course.written_at is None:
-        return False
-    if isinstance(error, httpx.RemoteProtocolError) and not str(error).startswith(_NO_BYTE):
-        return False
-    return time.monotonic() - course.written_at < RACE_S
+class _Channel:
+    """One libcurl handle, for one request at a time, and what libcurl calls on its way."""
+
+    def __init__(self, proxy: str | None, certificates: dict[int, str]) -> None:
+        self.curl = curl = pycurl.Curl()
+        self.reply: _Reply
+        self._url = ""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._connect_s: float | None = None
+        curl.setopt(pycurl.POST, 1)
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.MAXAGE_CONN, KEEPALIVE_EXPIRY_S)
+        # A reply may take minutes without a byte; routers forget a connection that is silent for that long.
+        curl.setopt(pycurl.TCP_KEEPALIVE, 1)
+        curl.setopt(pycurl.UPLOAD_BUFFERSIZE, _UPLOAD_BUFFER_BYTES)
+        curl.setopt(pycurl.PROXY, proxy or "")  # empty: none, whatever the environment says
+        for option, path in certificates.items():
+            curl.setopt(option, path)
+        curl.setopt(pycurl.PREREQFUNCTION, self._on_ready)
+        curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
+        curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+
+    def begin(self, request: httpx.Request, body: bytes, reply: "_Reply") -> None:
+        """Prepare for a request; most differ in their body alone."""
+        self.reply = reply
+        curl, url, headers = self.curl, str(request.url), request.headers.raw
+        connect_s = (request.extensions.get("timeout") or {}).get("connect")
+        if url != self._url:
+            curl.setopt(pycurl.URL, url)
+            self._url = url
+        if headers != self._headers:
+            lines = [b"%s: %s" % header for header in headers]
+            curl.setopt(pycurl.HTTPHEADER, [*lines, b"Expect:"])  # no asking whether a large body is welcome
+            self._headers = headers
+        if connect_s != self._connect_s:
+            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round((connect_s or 0.0) * 1_000)) if connect_s else 0)
+            self._connect_s = connect_s
+        curl.setopt(pycurl.POSTFIELDS, body)
+
+    def error(self, code: int, message: str) -> Exception:
+        """Return libcurl's error as httpx's."""
+        if self.reply.refusal is not None:
+            return self.reply.refusal
+        number = self.curl.getinfo(pycurl.OS_ERRNO)
+        if not number and code == pycurl.E_COULDNT_CONNECT:
+            number = _errno_of_opening()
+        error = self._kind_of(code)(message or f"libcurl's error {code}")
+        if number:
+            error.__cause__ = OSError(number, os.strerror(number))
+        return error
+
+    def _kind_of(self, code: int) -> type[httpx.TransportError]:
+        if self.reply.written_at is None:
+            if code == pycurl.E_OPERATION_TIMEDOUT:
+                return httpx.ConnectTimeout
+            is_proxys = code == pycurl.E_COULDNT_RESOLVE_PROXY or self.curl.getinfo(pycurl.HTTP_CONNECTCODE) >= 300
+            return httpx.ProxyError if is_proxys else httpx.ConnectError
+        if code == pycurl.E_SEND_ERROR:
+            return httpx.WriteError
+        return httpx.RemoteProtocolError if code in _PROTOCOL_CODES else httpx.ReadError
+
+    def _on_ready(self, *_: object) -> int:
+        """Take libcurl's word that a connection is there, and decide whether the request may be written on it.
+
+        It comes a second time when a used connection broke without a byte: libcurl would send the request again.
+        """
+        try:
+            is_allowed = self.reply.may_write(time.monotonic())
+        except Exception as error:
+            self.reply.refusal = error
+            is_allowed = False
+        return pycurl.PREREQFUNC_OK if is_allowed else pycurl.PREREQFUNC_ABORT
+
+    def _on_header(self, line: bytes) -> None:
+        self.reply.take_header(line)
+
+    def _on_body(self, data: bytes) -> None:
+        self.reply.take(data)
 
 
-class _ReturningStream(httpx.AsyncByteStream):
-    """A response's bytes; closing it, once, gives the connection back."""
+class _Reply(httpx.AsyncByteStream):
+    """One reply as it comes; closing it before its end gives it up."""
 
-    def __init__(self, stream: httpx.AsyncByteStream, give_back: Callable[[], None]) -> None:
-        self._stream = stream
-        self._give_back: Callable[[], None] | None = give_back
+    def __init__(
+        self, abandon: Callable[["_Channel"], None], channel: "_Channel", extensions: "httpx._types.RequestExtensions"
+    ) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.written_at: float | None = None
+        self.refusal: Exception | None = None
+        self._abandon = abandon
+        self._channel: _Channel | None = channel
+        self._before_write: Callable[[], bool] | None = extensions.get(BEFORE_WRITE)
+        self._read_s: float | None = (extensions.get("timeout") or {}).get("read")
+        self._has_head = False
+        self._is_repeated = False
+        self._parts: list[bytes] = []
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def may_write(self, now: float) -> bool:
+        """Whether the request may be written now: for the first time, or after a race with a server that closed."""
+        if self._before_write is not None and not self._before_write():
+            raise HaltedError
+        if self.written_at is None:
+            self.written_at = now
+            return True
+        if self._is_repeated or now - self.written_at > RACE_S:
+            message = "Server disconnected without sending a response."
+            raise httpx.RemoteProtocolError(message)
+        self._is_repeated = True
+        self.written_at = now
+        return True
+
+    def take_header(self, line: bytes) -> None:
+        """Take a line of a reply's head: of the last one, not of a proxy's or an interim one (RFC 9110, 15.2)."""
+        if self._has_head or self.written_at is None:
+            return  # behind the body, or from the proxy
+        if line.startswith(b"HTTP/"):
+            self.status = int(line.split(None, 2)[1])
+            self.headers = []
+        elif line in (b"\r\n", b"\n"):
+            self._has_head = self.status >= 200
+            if self._has_head:
+                self._wake()
+        else:
+            name, _, value = line.partition(b":")
+            self.headers.append((name, value.strip()))
+
+    def take(self, data: bytes) -> None:
+        """Take a part of the body."""
+        self._parts.append(data)
+        self._wake()
+
+    def end(self, error: Exception | None) -> None:
+        """Note that no more will come."""
+        self._channel = None
+        if error is None and not self._has_head:
+            error = httpx.RemoteProtocolError("the reply has no head")
+        self._error = error
+        self._wake()
+
+    async def head(self) -> None:
+        """Wait for status and headers."""
+        while not self._has_head:
+            if self._channel is None:
+                self._raise()
+            await self._more()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            yield chunk
+        while True:
+            while self._parts:
+                parts, self._parts = self._parts, []
+                for part in parts:
+                    yield part
+            if self._channel is None:
+                break
+            await self._more()
+        if self._error is not None:
+            self._raise()
 
     async def aclose(self) -> None:
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            try:
-                await self._stream.aclose()
-            finally:
-                give_back()
+        """Give up what has not come yet."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._abandon(channel)
+
+    def _raise(self) -> NoReturn:
+        assert self._error is not None
+        raise self._error
+
+    async def _more(self) -> None:
+        """Wait until something more came."""
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = None if self._read_s is None else loop.call_later(self._read_s, self._time_out)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _time_out(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(httpx.ReadTimeout(f"nothing came for {self._read_s:g} s"))
+
+
+def _errno_of_opening() -> int:
+    """Return why no file can be opened, which libcurl does not say; 0 when one can."""
+    try:
+        os.close(os.dup(0))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _certificates() -> dict[int, str]:
+    """Return the option that says where trusted certificates are: those of the environment, or else Mozilla's."""
+    if file := os.environ.get("SSL_CERT_FILE"):
+        ssl.create_default_context(cafile=file)
+        return {pycurl.CAINFO: file, pycurl.PROXY_CAINFO: file}
+    if folder := os.environ.get("SSL_CERT_DIR"):
+        with os.scandir(folder):
+            pass
+        return {pycurl.CAPATH: folder, pycurl.PROXY_CAPATH: folder}
+    return {pycurl.CAINFO: certifi.where(), pycurl.PROXY_CAINFO: certifi.where()}

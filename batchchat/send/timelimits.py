@@ -56,7 +56,9 @@ class Deadline:
         self._reschedule()
 
     def _reschedule(self) -> None:
-        self.timeout.reschedule(min(self._ends_at, self._step_ends_at, self._lingers_until))
+        ends_at = min(self._ends_at, self._step_ends_at, self._lingers_until)
+        if ends_at != self.timeout.when():
+            self.timeout.reschedule(ends_at)
 
     def __str__(self) -> str:
         """Say what did not come in time."""
