@@ -8,11 +8,12 @@ times as much for each request.
 """
 
 import asyncio
+import math
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import NoReturn
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from typing import Any, NoReturn
 
 import certifi
 import httpx
@@ -34,6 +35,10 @@ _PROTOCOL_CODES = frozenset(
     {pycurl.E_UNSUPPORTED_PROTOCOL, _E_WEIRD_SERVER_REPLY, pycurl.E_GOT_NOTHING, pycurl.E_PARTIAL_FILE, _E_TOO_LARGE}
 )
 """What libcurl says of a reply that is no HTTP, or not whole, or has headers without end."""
+
+
+_NO_LIMITS: Mapping[str, float | None] = {}
+_BLANK_LINES = (b"\r\n", b"\n")
 
 
 class HaltedError(Exception):
@@ -66,11 +71,12 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             httpx.TransportError: it failed; a `ConnectError`, `ConnectTimeout` or `ProxyError` before it was written.
             HaltedError: `before_write` said so.
         """
-        body = await request.aread()
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        body = b"".join([part async for part in request.stream])
         if self._sockets is None:
             self._sockets = Sockets(self._multi, asyncio.get_running_loop(), self._take_ended)
         channel = self._idle.pop() if self._idle else _Channel(self._proxy, self._certificates)
-        reply = _Reply(self._abandon, channel, request.extensions)
+        reply = _Reply(channel, self._release, request.extensions)
         channel.begin(request, body, reply)
         self._busy[channel.curl] = channel
         self._multi.add_handle(channel.curl)
@@ -84,7 +90,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close every connection."""
         for channel in list(self._busy.values()):
-            self._abandon(channel)
+            self._release(channel)
         if self._sockets is not None:
             self._sockets.close()
         self._multi.close()
@@ -104,9 +110,6 @@ class ConnectionPool(httpx.AsyncBaseTransport):
                 error = channel.error(code, message)
                 self._release(channel).end(error)
 
-    def _abandon(self, channel: "_Channel") -> None:
-        self._release(channel)
-
     def _release(self, channel: "_Channel") -> "_Reply":
         """Let a channel be used again; its connection is closed, unless the whole reply has come."""
         del self._busy[channel.curl]
@@ -124,6 +127,7 @@ class _Channel:
         self._url = ""
         self._headers: list[tuple[bytes, bytes]] = []
         self._connect_s: float | None = None
+        self._lines: list[bytes] = []
         curl.setopt(pycurl.POST, 1)
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
@@ -141,8 +145,10 @@ class _Channel:
     def begin(self, request: httpx.Request, body: bytes, reply: "_Reply") -> None:
         """Prepare for a request; most differ in their body alone."""
         self.reply = reply
-        curl, url, headers = self.curl, str(request.url), request.headers.raw
-        connect_s = (request.extensions.get("timeout") or {}).get("connect")
+        self._lines = []
+        curl, url = self.curl, str(request.url)
+        headers = [header for header in request.headers.raw if header[0].lower() != b"content-length"]
+        connect_s = reply.timeout.get("connect")
         if url != self._url:
             curl.setopt(pycurl.URL, url)
             self._url = url
@@ -151,7 +157,7 @@ class _Channel:
             curl.setopt(pycurl.HTTPHEADER, [*lines, b"Expect:"])  # no asking whether a large body is welcome
             self._headers = headers
         if connect_s != self._connect_s:
-            curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, round((connect_s or 0.0) * 1_000)) if connect_s else 0)
+            curl.setopt(pycurl.CONNECTTIMEOUT_MS, math.ceil((connect_s or 0.0) * 1_000))  # 0 is libcurl's own limit
             self._connect_s = connect_s
         curl.setopt(pycurl.POSTFIELDS, body)
 
@@ -190,7 +196,10 @@ class _Channel:
         return pycurl.PREREQFUNC_OK if is_allowed else pycurl.PREREQFUNC_ABORT
 
     def _on_header(self, line: bytes) -> None:
-        self.reply.take_header(line)
+        self._lines.append(line)
+        if line in _BLANK_LINES:
+            lines, self._lines = self._lines, []
+            self.reply.take_head(lines)
 
     def _on_body(self, data: bytes) -> None:
         self.reply.take(data)
@@ -200,16 +209,16 @@ class _Reply(httpx.AsyncByteStream):
     """One reply as it comes; closing it before its end gives it up."""
 
     def __init__(
-        self, abandon: Callable[["_Channel"], None], channel: "_Channel", extensions: "httpx._types.RequestExtensions"
+        self, channel: _Channel, release: Callable[[_Channel], object], extensions: MutableMapping[str, Any]
     ) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.timeout: Mapping[str, float | None] = extensions.get("timeout", _NO_LIMITS)
         self.written_at: float | None = None
         self.refusal: Exception | None = None
-        self._abandon = abandon
+        self._release = release
         self._channel: _Channel | None = channel
         self._before_write: Callable[[], bool] | None = extensions.get(BEFORE_WRITE)
-        self._read_s: float | None = (extensions.get("timeout") or {}).get("read")
         self._has_head = False
         self._is_repeated = False
         self._parts: list[bytes] = []
@@ -230,20 +239,16 @@ class _Reply(httpx.AsyncByteStream):
         self.written_at = now
         return True
 
-    def take_header(self, line: bytes) -> None:
-        """Take a line of a reply's head: of the last one, not of a proxy's or an interim one (RFC 9110, 15.2)."""
+    def take_head(self, lines: list[bytes]) -> None:
+        """Take the lines of a head, unless it is a proxy's or an interim one (RFC 9110, 15.2), or follows the body."""
         if self._has_head or self.written_at is None:
-            return  # behind the body, or from the proxy
-        if line.startswith(b"HTTP/"):
-            self.status = int(line.split(None, 2)[1])
-            self.headers = []
-        elif line in (b"\r\n", b"\n"):
-            self._has_head = self.status >= 200
-            if self._has_head:
-                self._wake()
-        else:
-            name, _, value = line.partition(b":")
-            self.headers.append((name, value.strip()))
+            return
+        self.status = int(lines[0].split(None, 2)[1])
+        if self.status >= 200:
+            parts = [line.split(b":", 1) for line in lines[1:-1]]
+            self.headers = [(part[0], part[1].strip()) for part in parts if len(part) == 2]
+            self._has_head = True
+            self._wake()
 
     def take(self, data: bytes) -> None:
         """Take a part of the body."""
@@ -281,7 +286,7 @@ class _Reply(httpx.AsyncByteStream):
         """Give up what has not come yet."""
         channel, self._channel = self._channel, None
         if channel is not None:
-            self._abandon(channel)
+            self._release(channel)
 
     def _raise(self) -> NoReturn:
         assert self._error is not None
@@ -291,7 +296,8 @@ class _Reply(httpx.AsyncByteStream):
         """Wait until something more came."""
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
-        timer = None if self._read_s is None else loop.call_later(self._read_s, self._time_out)
+        read_s = self.timeout.get("read")
+        timer = None if read_s is None else loop.call_later(read_s, self._time_out)
         try:
             await waiter
         finally:
@@ -305,7 +311,7 @@ class _Reply(httpx.AsyncByteStream):
 
     def _time_out(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(httpx.ReadTimeout(f"nothing came for {self._read_s:g} s"))
+            self._waiter.set_exception(httpx.ReadTimeout("the read operation timed out"))
 
 
 def _errno_of_opening() -> int:

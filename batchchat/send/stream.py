@@ -57,6 +57,9 @@ class ReplyBody:
         self._received += part
         if self._is_plain:
             return True
+        if part[:1] == b"{" and not self._start:
+            self._is_plain = True
+            return True
         self._start = _without_blanks(self._start + part)
         if self._is_undecided():
             return True

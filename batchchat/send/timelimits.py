@@ -18,36 +18,39 @@ class TimeLimits:
     total_s: float
 
 
+_WHOLE, _FIRST_BYTE, _PIECE = "whole", "first byte", "piece"
+
+
 class Deadline:
     """The moment by which the next thing must have come: of all limits that hold, the nearest."""
 
     def __init__(self, limits: TimeLimits) -> None:
         self._limits = limits
-        self._loop = asyncio.get_running_loop()
-        self._ends_at = self._loop.time() + limits.total_s
+        self._now = asyncio.get_running_loop().time
+        self._ends_at = self._now() + limits.total_s
+        self._has_steps = min(limits.first_byte_s, limits.idle_s) < limits.total_s
+        self._step = _WHOLE
         self._step_ends_at = self._lingers_until = math.inf
-        self._said = f"no whole reply within {limits.total_s:g} s"
         self.timeout = asyncio.timeout_at(self._ends_at)
 
     def on_written(self) -> None:
         """Note that the request is on its way."""
-        self._step(self._limits.first_byte_s, f"no reply began within {self._limits.first_byte_s:g} s")
+        if self._has_steps:
+            self._step_to(_FIRST_BYTE, self._limits.first_byte_s)
 
     def on_piece(self) -> None:
         """Note that more of the reply has come."""
-        self._step(self._limits.idle_s, f"nothing more of the reply came for {self._limits.idle_s:g} s")
+        if self._has_steps:
+            self._step_to(_PIECE, self._limits.idle_s)
 
-    def _step(self, seconds: float, said: str) -> None:
-        self._step_ends_at = self._loop.time() + seconds
-        if self._step_ends_at < self._ends_at:
-            self._said = said
-        else:
-            self._said = f"no whole reply within {self._limits.total_s:g} s"
+    def _step_to(self, step: str, seconds: float) -> None:
+        self._step_ends_at = self._now() + seconds
+        self._step = step if self._step_ends_at < self._ends_at else _WHOLE
         self._reschedule()
 
     def linger(self, seconds: float) -> None:
         """Wait only so much longer: all that an answer needs is there."""
-        self._lingers_until = min(self._lingers_until, self._loop.time() + seconds)
+        self._lingers_until = min(self._lingers_until, self._now() + seconds)
         self._reschedule()
 
     def go_on(self) -> None:
@@ -62,4 +65,9 @@ class Deadline:
 
     def __str__(self) -> str:
         """Say what did not come in time."""
-        return self._said
+        limits = self._limits
+        if self._step == _FIRST_BYTE:
+            return f"no reply began within {limits.first_byte_s:g} s"
+        if self._step == _PIECE:
+            return f"nothing more of the reply came for {limits.idle_s:g} s"
+        return f"no whole reply within {limits.total_s:g} s"

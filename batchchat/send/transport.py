@@ -7,8 +7,9 @@ brought none. It does not know what the bytes mean, and it tries once.
 import errno
 import ipaddress
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
@@ -28,6 +29,8 @@ LINGER_S = 3.0
 """Seconds in which a stream whose reply is whole may still send its usage and `[DONE]`; some never do."""
 LAST_LINGER_S = 0.25
 """Seconds after `[DONE]` in which the connection may come to its end, and so be used again."""
+MOST_SIZES = 1_024
+"""Sizes of bodies for which the headers are kept ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,13 @@ class Transport:
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
         if api_key is not None:
             headers["authorization"] = f"Bearer {api_key}"
-        self._headers = httpx.Headers({"host": _host(self.url), "accept-encoding": ACCEPTED, **headers})
+        headers = {"host": _host(self.url), "accept-encoding": ACCEPTED, **headers}
+
+        @lru_cache(MOST_SIZES)
+        def headers_for(body_bytes: int) -> httpx.Headers:
+            return httpx.Headers({**headers, "content-length": str(body_bytes)})
+
+        self._headers_for = headers_for
         connect_s = min(limits.connect_s, limits.total_s / 2)  # below the whole: what never connected was never billed
         self._timeout = {"connect": connect_s, "read": None, "write": None, "pool": None}  # the deadline is nearer
 
@@ -100,7 +109,7 @@ class Transport:
         first_token_at = received.body.first_token_at
         return Reply(
             received.status,
-            {name: self._redaction.text(value) for name, value in received.headers.items()},
+            self._redacted(received.headers),
             self._redaction.content(content),
             (received.whole_at or time.monotonic()) - started,
             None if first_token_at is None else first_token_at - started,
@@ -116,20 +125,22 @@ class Transport:
             return not self._is_halted
 
         # Given as a stream, body and headers are taken as they stand, which costs a tenth of httpx's own preparations.
-        headers = self._headers.copy()
-        headers["content-length"] = str(len(body))
-        request = httpx.Request(
-            "POST",
-            self.url,
-            headers=headers,
-            stream=httpx.ByteStream(body),
-            extensions={"timeout": self._timeout, BEFORE_WRITE: before_write},
-        )
+        extensions = {"timeout": self._timeout, BEFORE_WRITE: before_write}
+        headers, stream = self._headers_for(len(body)), httpx.ByteStream(body)
+        request = httpx.Request("POST", self.url, headers=headers, stream=stream, extensions=extensions)
         response = await self._transport.handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
         try:
-            await received.read(response)
+            await received.read(response.status_code, _named(response.headers.raw), response.stream)
         finally:
-            await response.aclose()
+            await response.stream.aclose()
+
+    def _redacted(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return headers without the key, which hardly any has: so all are searched at once."""
+        text = "\n".join(headers.values())
+        if self._redaction.text(text) == text:
+            return headers
+        return {name: self._redaction.text(value) for name, value in headers.items()}
 
     def _failure(self, error: Exception, status: int | None, deadline: Deadline) -> Failure:
         cause = _system_error(error)
@@ -205,20 +216,19 @@ class _Received:
         """Whether a stream has said all that an answer needs."""
         return self.body.is_complete
 
-    async def read(self, response: httpx.Response) -> None:
+    async def read(self, status: int, headers: Mapping[str, str], stream: httpx.AsyncByteStream) -> None:
         """Read the decoded body, but not one beyond all sense; of a stream that does not end, until it has said all.
 
         Raises:
             TooLargeError, DecodingError: it cannot be read.
         """
-        self.status, self.headers = response.status_code, response.headers
-        is_event_stream = "event-stream" in response.headers.get("content-type", "")
+        self.status, self.headers = status, headers
+        is_event_stream = "event-stream" in headers.get("content-type", "")
         self.body = ReplyBody(is_event_stream=is_event_stream)
-        decoder = Decoder(response.headers.get("content-encoding", ""))
+        decoder = Decoder(headers.get("content-encoding", ""))
         size_bytes, largest = 0, LARGEST_STREAM_BYTES if is_event_stream else LARGEST_REPLY_BYTES
         self._deadline.on_piece()
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        async for raw in response.stream:
+        async for raw in stream:
             self._deadline.on_piece()
             for part in decoder.feed(raw):
                 size_bytes += len(part)
@@ -241,6 +251,15 @@ class _Received:
             self.whole_at = now
             if self._may_linger:
                 self._deadline.linger(LINGER_S)
+
+
+def _named(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return headers by lower-case name; of several with one name, all values (RFC 9110, section 5.2)."""
+    named: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
+        named[name] = f"{named[name]}, {value}" if name in named else value
+    return named
 
 
 def _system_error(error: BaseException) -> OSError | None:
