@@ -62,7 +62,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         self._multi.setopt(pycurl.M_MAXCONNECTS, _MOST_CONNECTIONS)
         self._idle: list[_Channel] = []
         self._busy: dict[pycurl.Curl, _Channel] = {}
-        self._sockets: Sockets | None = None
+        self._sockets = Sockets(self._multi, self._take_ended)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; its connection is free again when its response was read, or closed before its end.
@@ -73,8 +73,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         """
         assert isinstance(request.stream, httpx.AsyncByteStream)
         body = b"".join([part async for part in request.stream])
-        if self._sockets is None:
-            self._sockets = Sockets(self._multi, asyncio.get_running_loop(), self._take_ended)
+        self._sockets.wait_in(asyncio.get_running_loop())
         channel = self._idle.pop() if self._idle else _Channel(self._proxy, self._certificates)
         reply = _Reply(channel, self._release, request.extensions)
         channel.begin(request, body, reply)
@@ -91,8 +90,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         """Close every connection."""
         for channel in list(self._busy.values()):
             self._release(channel)
-        if self._sockets is not None:
-            self._sockets.close()
+        self._sockets.close()
         self._multi.close()
         for channel in self._idle:
             channel.curl.close()
