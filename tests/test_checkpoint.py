@@ -10,9 +10,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from batchchat.records import (
     Outcome,
     Progress,
     RunRecord,
+    Settled,
     ToolCall,
     Usage,
 )
@@ -142,6 +144,7 @@ def filled(path: Path, count: int = 300) -> dict[bytes, Outcome]:
         outcomes[f"failure {number}".encode()] = given_up(f"reason {number} " * 10)
     with started(path) as checkpoint:
         checkpoint.commit(list(outcomes.items()), Progress(rows_answered=count, rows_failed=count))
+        checkpoint.remember("https://one", "model", Settled(8))
     return outcomes
 
 
@@ -151,6 +154,7 @@ def read_all(path: Path, keys: list[bytes], *, is_read_only: bool) -> list[Outco
         checkpoint.last_run()
         checkpoint.answer_count()
         checkpoint.failure_groups(10)
+        checkpoint.remembered("https://one", "model")
         checkpoint.find(keys)
         return checkpoint.outcomes(keys)
 
@@ -704,6 +708,92 @@ def test_set_aside_takes_a_damaged_file_as_it_is(tmp_path: Path) -> None:
     aside = set_aside(path)
     assert aside is not None
     assert [(one, one.read_bytes()) for one in tmp_path.iterdir()] == [(aside, b"no database" * 500)]
+
+
+settled_values = st.builds(
+    Settled, st.none() | st.integers(1, 4096), *[st.none() | st.floats(0, 1e12)] * (len(fields(Settled)) - 1)
+)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.dictionaries(st.tuples(st.text(), st.text()), settled_values, max_size=4))
+def test_settled_values_are_remembered_by_endpoint_and_model(known: dict[tuple[str, str], Settled]) -> None:
+    """What a run has learned is there for the next one, each under its own name, of whatever characters."""
+    known = {(endpoint + "/1", model): settled for (endpoint, model), settled in known.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "c.sqlite")
+        with started(path) as checkpoint:
+            for names, settled in known.items():
+                checkpoint.remember(*names, settled)
+        with open_checkpoint(path, is_read_only=True) as checkpoint:
+            assert {names: checkpoint.remembered(*names) for names in known} == known
+            assert checkpoint.remembered("never asked", "") is None
+
+
+def test_settled_values_take_the_place_of_older_ones(tmp_path: Path) -> None:
+    """The endpoint is now as it is now, and what is not known any more is not kept from before."""
+    path = tmp_path / "c.sqlite"
+    for settled in (Settled(64, 600.0, 2e5, 3.7, 20.0), Settled(32, bytes_per_token=4.1)):
+        with started(path) as checkpoint:
+            checkpoint.remember("https://one", "", settled)
+            assert checkpoint.remembered("https://one", "") == settled
+    with database(path) as connection:
+        assert connection.execute("SELECT count(*) FROM settled").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["fields = CAST(replace(fields, '64', '46') AS BLOB)", "fields = x'00'", "model = 'x'", "checksum = x'00'"],
+)
+def test_changed_settled_values_count_as_not_there(tmp_path: Path, change: str) -> None:
+    """A run that begins with values that are not those stored would be too slow or turned away; it learns anew."""
+    path = tmp_path / "c.sqlite"
+    with started(path) as checkpoint:
+        checkpoint.remember("https://one", "model", Settled(64))
+        with database(path) as connection:
+            connection.execute(f"UPDATE settled SET {change}")
+        assert checkpoint.remembered("https://one", "model") is None
+        assert checkpoint.remembered("https://one", "x") is None
+        checkpoint.remember("https://one", "model", Settled(8))
+        assert checkpoint.remembered("https://one", "model") == Settled(8)
+
+
+def test_settled_values_need_a_file_that_may_be_written(tmp_path: Path) -> None:
+    """They are refused as answers would be."""
+    path = tmp_path / "c.sqlite"
+    filled(path, 1)
+    with (
+        open_checkpoint(path, is_read_only=True) as checkpoint,
+        pytest.raises(CheckpointError, match="readonly"),
+    ):
+        checkpoint.remember("https://one", "model", Settled(1))
+
+
+BODIES = [b"", b"x", b'{"id": 1}' * 100, b"\0" * 1023, b"\xff" * 1024, bytes(range(256)) * 300]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=len)
+def test_any_zlib_reads_a_stored_reply(tmp_path: Path, body: bytes) -> None:
+    """Short or long, a body is a zlib stream in the file, as it was for every version before."""
+    path = tmp_path / "c.sqlite"
+    with started(path) as checkpoint:
+        checkpoint.commit([(b"key", replace(answered(), reply=body))], Progress())
+        assert checkpoint.reply(b"key") == body
+    with database(path) as connection:
+        (stored,) = connection.execute("SELECT reply FROM answers").fetchone()
+    assert zlib.decompress(stored) == body
+    assert len(stored) <= max(1024, len(body) // 2) + 11
+
+
+def test_failures_of_an_earlier_run_go_when_answered(tmp_path: Path) -> None:
+    """Also a connection that has stored none itself takes them out."""
+    path = tmp_path / "c.sqlite"
+    with started(path) as checkpoint:
+        checkpoint.commit([(b"key", given_up()), (b"other", given_up())], Progress())
+    with started(path) as checkpoint:
+        checkpoint.commit([(b"key", answered())], Progress())
+    with database(path) as connection:
+        assert connection.execute("SELECT key FROM failures").fetchall() == [(b"other",)]
 
 
 def test_first_run_has_none_before_it(tmp_path: Path) -> None:

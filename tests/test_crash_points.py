@@ -138,6 +138,7 @@ def make_older(path: Path) -> None:
         rows = {
             table: newest.execute(f"SELECT {', '.join(columns[:-1])} FROM {table}").fetchall()
             for table, columns in COLUMNS.items()
+            if table != "settled"
         }
     path.write_bytes(b"")
     with connected(path, is_read_only=False) as older:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,19 @@ import pytest
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.connection import connected
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
-from batchchat.keep.rows import answer_row, failure_row, is_whole, run_row
-from batchchat.records import Answer, Completion, FailedRow, Failure, Progress, RunRecord
+from batchchat.keep.rows import failure_row, is_whole, run_row
+from batchchat.records import (
+    Answer,
+    Completion,
+    FailedRow,
+    Failure,
+    Outcome,
+    Progress,
+    RunRecord,
+    Settled,
+    ToolCall,
+    Usage,
+)
 from tests.running import ROOT
 
 # What a released version has made is on people's disks: a new column is a new step, not a change of an old one.
@@ -43,7 +57,41 @@ V2_COLUMNS = {
     "media": ["path", "size_bytes", "mtime_ns", "digest", "mime_type"],
 }
 V3_COLUMNS = {table: [*columns, "checksum"] for table, columns in V2_COLUMNS.items()}
-NEWEST_COLUMNS = V3_COLUMNS
+# Rows as the third version wrote them, every field of a completion with its name, and how they are read.
+V3_ROWS = {
+    "answers": (
+        *(b"key", 1, 0.5, 2),
+        (
+            b'{"content":"yes","tool_calls":[{"id":"c","name":"f","arguments":"{}"}],"reasoning":"hm","refusal":null,'
+            b'"finish_reason":"stop","usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,'
+            b'"cached_tokens":null,"reasoning_tokens":0},"model":"m","response_id":"i","parsed":"{\\"a\\":1}",'
+            b'"completions":["yes",null],"logprobs":"[]"}'
+        ),
+        b"x\x01\xabV\xcaLQ\xb2RP\xaaP\xaa\xad\xc6\xca\x04\x00\xa0;\t^",
+        *(0.25, b"\xb3\xa5\xfe\xa9\xe8\xc8\x90\x97"),
+    ),
+    "failures": (
+        *(b"no", 1, 1, None, 2, "schema", "no \u20ac", 200, "c", "r"),
+        (
+            b'{"content":"no","tool_calls":[],"reasoning":null,"refusal":null,"finish_reason":null,'
+            b'"usage":{"prompt_tokens":null,"completion_tokens":null,"total_tokens":null,"cached_tokens":null,'
+            b'"reasoning_tokens":null},"model":null,"response_id":null,"parsed":null,"completions":[],"logprobs":null}'
+        ),
+        *(b"x\x01\xab\xae\x05\x00\x01u\x00\xf9", b"\xd6\xa4\x87a\x1c\xf7\xd2\xc8"),
+    ),
+}
+V3_OUTCOMES: list[Outcome] = [
+    Answer(
+        Completion(
+            *("yes", (ToolCall("c", "f", "{}"),), "hm", None, "stop", Usage(1, 2, 3, None, 0)),
+            *("m", "i", '{"a":1}', ("yes", None), "[]"),
+        ),
+        *(b'{"id": "x"}' * 3, 0.5, 2, 0.25),
+    ),
+    FailedRow(Failure("schema", "no \u20ac", 200, "c", request_id="r"), True, None, 2, Completion("no"), b"{}"),
+]
+V4_COLUMNS = {**V3_COLUMNS, "settled": ["endpoint", "model", "fields", "checksum"]}
+NEWEST_COLUMNS = V4_COLUMNS
 
 # Migrates a new file, and kills itself when a statement is about to begin.
 KILLED = """
@@ -136,7 +184,8 @@ def write_version_2(path: Path, *, answers: int = 1) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("PRAGMA user_version = 2")
         for number in range(answers):
-            row = answer_row(b"%d" % number, 1, Answer(Completion(f"yes {number}"), b"{}", 2.0, 1))[:-1]
+            fields = json.dumps(asdict(Completion(f"yes {number}"))).encode()
+            row = (b"%d" % number, 1, 2.0, 1, fields, zlib.compress(b"{}"), None)
             connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         row = failure_row(b"no", 1, failure)[:-1]
         connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -170,7 +219,7 @@ def test_every_row_of_version_2_gets_its_checksum(tmp_path: Path) -> None:
         assert run is not None
         assert (run.end_reason, run.progress.rows_answered, checkpoint.damaged_count) == ("finished", 1, 0)
     with opened(path) as connection:
-        for table in NEWEST_COLUMNS:
+        for table in V2_COLUMNS:
             assert [is_whole(table, row) for row in connection.execute(f"SELECT * FROM {table}")] == [True]
 
 
@@ -185,3 +234,41 @@ def test_kill_while_checksums_are_made_leaves_version_2(tmp_path: Path, statemen
         assert (tables(connection), pragma(connection, "user_version")) == (V2_COLUMNS, 2)
     with open_checkpoint(path) as checkpoint:
         assert None not in checkpoint.outcomes([b"%d" % number for number in range(300)])
+
+
+def write_version_3(path: Path) -> None:
+    """Write a checkpoint as the third version left it, with an answer and a failure."""
+    with opened(path) as connection:
+        connection.executescript("".join(MIGRATIONS[:3]))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 3")
+        assert tables(connection) == V3_COLUMNS
+        for table, row in V3_ROWS.items():
+            connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+
+
+def test_outcomes_of_version_3_are_read_as_before(tmp_path: Path) -> None:
+    """Their checksums hold, what they say is the same, and an answer and settled values may be added."""
+    path = tmp_path / "c.sqlite"
+    write_version_3(path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.find([b"key", b"no"]) == {b"key": True, b"no": None}
+        assert checkpoint.outcomes([b"key", b"no"], with_replies=True) == V3_OUTCOMES
+        assert checkpoint.remembered("https://one", "") is None
+        checkpoint.remember("https://one", "", Settled(64))
+        checkpoint.commit([(b"no", V3_OUTCOMES[0])], Progress())
+        assert checkpoint.outcomes([b"key", b"no"], with_replies=True) == [V3_OUTCOMES[0]] * 2
+        assert (checkpoint.remembered("https://one", ""), checkpoint.damaged_count) == (Settled(64), 0)
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE settled", "PRAGMA user_version = 4", "COMMIT"])
+def test_kill_while_settled_values_get_their_table_leaves_version_3(tmp_path: Path, statement: str) -> None:
+    """A process that is killed there leaves the version before, whole, and the next one goes on."""
+    path = tmp_path / "c.sqlite"
+    write_version_3(path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with opened(path) as connection:
+        assert (tables(connection), pragma(connection, "user_version")) == (V3_COLUMNS, 3)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.outcomes([b"key", b"no"], with_replies=True) == V3_OUTCOMES

@@ -32,9 +32,12 @@ from batchchat.keep.rows import (
     is_whole,
     run_of,
     run_row,
+    settled_key,
+    settled_of,
+    settled_row,
     unpacked,
 )
-from batchchat.records import Answer, FailedRow, FailureGroup, Outcome, Progress, RunRecord
+from batchchat.records import Answer, FailedRow, FailureGroup, Outcome, Progress, RunRecord, Settled
 
 GROUP = 256
 """Keys that are looked up in one statement."""
@@ -96,7 +99,8 @@ class Checkpoint:
         crash_point("before-commit")
         with self._guarded(), self._transaction() as connection:
             connection.executemany(_PUT["answers"], answers)
-            connection.executemany("DELETE FROM failures WHERE key = ?", [row[:1] for row in answers])
+            if self._has_failures():
+                connection.executemany("DELETE FROM failures WHERE key = ?", [row[:1] for row in answers])
             connection.executemany(_PUT["failures"], failures)
             if self._run is not None:
                 self._run = replace(self._run, updated_at=time.time(), progress=progress)
@@ -111,13 +115,10 @@ class Checkpoint:
         """
         this_run = self._run.run if self._run else -1
         with self._guarded():
-            answered = {row[0] for row in self._whole_rows("answers", keys)}
-            rest = [key for key in keys if key not in answered]
-            failed = {
-                key: False if run == this_run or not (is_transient or retries_final) else None
-                for key, run, is_transient, *_ in self._whole_rows("failures", rest)
-            }
-        return {key: True if key in answered else failed[key] for key in keys if key in answered or key in failed}
+            known: dict[bytes, bool | None] = {row[0]: True for row in self._whole_rows("answers", keys)}
+            for key, run, is_transient, *_ in self._whole_failures([key for key in keys if key not in known]):
+                known[key] = False if run == this_run or not (is_transient or retries_final) else None
+        return known
 
     def outcomes(self, keys: Sequence[bytes | None], *, with_replies: bool = False) -> list[Outcome | None]:
         """Return each key's outcome, in order; None for a key that is None or has none.
@@ -129,7 +130,7 @@ class Checkpoint:
         with self._guarded(), self._readable():
             for row in self._whole_rows("answers", wanted):
                 found[row[0]] = answer_of(row, with_reply=with_replies)
-            for row in self._whole_rows("failures", [key for key in wanted if key not in found]):
+            for row in self._whole_failures([key for key in wanted if key not in found]):
                 found[row[0]] = failed_row_of(row, with_reply=with_replies)
         return [found.get(key) for key in keys]
 
@@ -143,6 +144,13 @@ class Checkpoint:
                 else:
                     self.damaged_count += 1
 
+    def _whole_failures(self, keys: Sequence[bytes]) -> Iterator[Row]:
+        return self._whole_rows("failures", keys if self._has_failures() else ())
+
+    def _has_failures(self) -> bool:
+        """Whether there is any failure: most checkpoints have none, and need no search for each key."""
+        return self._connection.execute("SELECT 1 FROM failures LIMIT 1").fetchone() is not None
+
     @contextmanager
     def _readable(self) -> Iterator[None]:
         """Say of a value that was damaged before it got its checksum that the file is damaged."""
@@ -155,6 +163,23 @@ class Checkpoint:
         """Return the body of the reply that answered a key, as received."""
         with self._guarded(), self._readable():
             return next((unpacked(row[5]) for row in self._whole_rows("answers", [key])), None)
+
+    def remember(self, endpoint: str, model: str, settled: Settled) -> None:
+        """Make what was learned of an endpoint and model durable, in place of what was known before.
+
+        Raises:
+            CheckpointError: it is not stored.
+        """
+        with self._guarded(), self._transaction() as connection:
+            connection.execute(_PUT["settled"], settled_row(endpoint, model, settled))
+
+    def remembered(self, endpoint: str, model: str) -> Settled | None:
+        """Return what was learned of an endpoint and model; None where there is nothing, or it was damaged."""
+        key = settled_key(endpoint, model)
+        with self._guarded(), self._readable():
+            row = self._connection.execute(f"{_SELECT['settled']} WHERE endpoint = ? AND model = ?", key).fetchone()
+            # With the key that was asked for: a damaged index may have led to another row.
+            return settled_of(row) if row is not None and is_whole("settled", (*key, *row[2:])) else None
 
     def last_run(self) -> RunRecord | None:
         """Return the newest run that can be read."""

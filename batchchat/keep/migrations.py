@@ -64,10 +64,24 @@ ALTER TABLE media ADD COLUMN checksum BLOB;
 WITH_CHECKSUMS = 3
 """The first version whose rows have checksums."""
 
+_WITHOUT_CHECKSUMS = ("answers", "failures", "runs", "media")
+"""The tables that the version before had."""
+
 _GROUP = 64
 """Rows that are held at a time while their checksums are made."""
 
-MIGRATIONS = (_V1, _V2, _V3)
+# From here on `answers.fields` and `failures.fields` are lists without the names of their fields.
+_V4 = """
+CREATE TABLE settled (
+    endpoint TEXT NOT NULL,
+    model TEXT NOT NULL,    -- empty: each row names its own
+    fields BLOB NOT NULL,   -- the Settled as JSON
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (endpoint, model)
+);
+"""
+
+MIGRATIONS = (_V1, _V2, _V3, _V4)
 """What brings a file from version n to n + 1; the version stands in SQLite's `user_version`."""
 
 
@@ -98,7 +112,8 @@ def _make_checksums(connection: sqlite3.Connection) -> None:
 
     Not by a function in SQL: SQLite swallows what is raised there, and a signal raises wherever it comes.
     """
-    for table, columns in COLUMNS.items():
+    for table in _WITHOUT_CHECKSUMS:
+        columns = COLUMNS[table]
         select = f"SELECT rowid, {', '.join(columns[:-1])} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_GROUP}"  # noqa: S608
         update = f"UPDATE {table} SET checksum = ? WHERE rowid = ?"  # noqa: S608
         last = -1

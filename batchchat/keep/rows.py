@@ -1,8 +1,8 @@
-"""Outcomes, runs and digests as rows of the checkpoint's tables, each with a checksum over its key and all its columns.
+"""Outcomes, runs, digests and settled values as rows of the checkpoint's tables.
 
-What passes in and comes out are values and tuples in the order of the table's columns. Reading, the key is the one that
-was asked for: a row that a damaged index leads to in place of the right one has the wrong checksum. It does not know
-SQLite.
+What passes in and comes out are values and tuples in the order of the table's columns. Each row has a checksum over its
+key and all its columns. Reading, the key is the one that was asked for: a row that a damaged index leads to in place of
+the right one has the wrong checksum. It does not know SQLite.
 """
 
 import zlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from batchchat.records import Answer, Completion, FailedRow, Failure, Progress, RunRecord, ToolCall, Usage
+from batchchat.records import Answer, Completion, FailedRow, Failure, Progress, RunRecord, Settled, ToolCall, Usage
 
 COLUMNS = {
     "answers": ("key", "run", "latency_s", "attempts", "fields", "reply", "first_token_s", "checksum"),
@@ -26,11 +26,19 @@ COLUMNS = {
         "checksum",
     ),
     "media": ("path", "size_bytes", "mtime_ns", "digest", "mime_type", "checksum"),
+    "settled": ("endpoint", "model", "fields", "checksum"),
 }
 """The columns of each table, in the order of its rows; the checksum is the last."""
 
 CHECKSUM_BYTES = 8
 _COMPRESSION = 1
+_WINDOW_BITS, _MEMORY_LEVEL = 13, 6
+"""64 KB of memory, for the same size: the 260 KB of zlib's defaults go back to the system each time, at many times the
+cost of the compression itself, wherever they happen to lie at the end of the heap."""
+_LEAST_COMPRESSED_BYTES = 1024
+"""Bytes of a body below which compression costs as much time as all else of a row, and saves little."""
+_STORED = b"\x78\x01\x01"
+"""How a zlib stream begins that is one block as it stands (RFC 1950, section 2.2; RFC 1951, section 3.2.4)."""
 
 Row = tuple[Any, ...]
 
@@ -42,26 +50,27 @@ def with_checksum(table: str, row: Row) -> Row:
 
 def is_whole(table: str, row: Sequence[Any]) -> bool:
     """Whether a row has the checksum that its columns ask for."""
-    expected = checksum(table, *row[:-1])
-    return expected is not None and row[-1] == expected
+    return row[-1] is not None and row[-1] == _checksum(table, row[:-1])
 
 
 def checksum(table: str, *columns: Any) -> bytes | None:
     """Return the checksum of a row's columns; None when a column has a type that was never stored."""
+    return _checksum(table, columns)
+
+
+def _checksum(table: str, columns: Sequence[Any]) -> bytes | None:
     try:
-        parts = _answer_parts(*columns) if table == "answers" else _parts(table, columns)
+        if table == "answers":
+            key, run, latency_s, attempts, fields, reply, first_token_s = columns
+            # The lengths say where each of the values ends that stand behind one another.
+            head = ("answers", run, latency_s, attempts, first_token_s, len(key), len(fields), len(reply))
+            content = b"".join((repr(head).encode(), key, fields, reply))
+        else:
+            content = b"".join(_parts(table, columns))
     except TypeError:
         return None
     # Processors compute SHA-256 themselves, which makes it the fastest good one; each answer comes by here in each run.
-    return sha256(b"".join(parts)).digest()[:CHECKSUM_BYTES]
-
-
-# The lengths say where each of the values ends that stand behind one another.
-def _answer_parts(
-    key: bytes, run: int, latency_s: float, attempts: int, fields: bytes, reply: bytes, first_token_s: float | None
-) -> tuple[bytes, ...]:
-    head = ("answers", run, latency_s, attempts, first_token_s, len(key), len(fields), len(reply))
-    return repr(head).encode(), key + fields, reply
+    return sha256(content).digest()[:CHECKSUM_BYTES]
 
 
 def _parts(table: str, columns: Sequence[Any]) -> list[bytes]:
@@ -76,7 +85,7 @@ def _parts(table: str, columns: Sequence[Any]) -> list[bytes]:
 
 def answer_row(key: bytes, run: int, answer: Answer) -> Row:
     """Return the row that keeps an answer."""
-    fields, reply = orjson.dumps(answer.completion), zlib.compress(answer.reply, _COMPRESSION)
+    fields, reply = _fields(answer.completion), packed(answer.reply)
     row = (key, run, float(answer.latency_s), int(answer.attempts), fields, reply, _real(answer.first_token_s))
     return with_checksum("answers", row)
 
@@ -87,8 +96,8 @@ def failure_row(key: bytes, run: int, row: FailedRow) -> Row:
     how = (int(row.is_transient), _real(row.latency_s), int(row.attempts))
     status = None if failure.status is None else int(failure.status)
     reason = (_text(failure.kind), _text(failure.message), status, _text(failure.code), _text(failure.request_id))
-    fields = None if row.completion is None else orjson.dumps(row.completion)
-    reply = zlib.compress(row.reply, _COMPRESSION) if row.reply else None
+    fields = None if row.completion is None else _fields(row.completion)
+    reply = packed(row.reply) if row.reply else None
     return with_checksum("failures", (key, run, *how, *reason, fields, reply))
 
 
@@ -99,13 +108,27 @@ def run_row(record: RunRecord) -> Row:
     return with_checksum("runs", (record.run, *times, *where, orjson.dumps(record.progress)))
 
 
+def settled_row(endpoint: str, model: str, settled: Settled) -> Row:
+    """Return the row that keeps what was learned of an endpoint and model."""
+    return with_checksum("settled", (*settled_key(endpoint, model), orjson.dumps(settled)))
+
+
+def settled_key(endpoint: str, model: str) -> tuple[str, str]:
+    """Return endpoint and model as they stand in the row."""
+    return _storable(endpoint), _storable(model)
+
+
 def _real(seconds: float | None) -> float | None:
     return None if seconds is None else float(seconds)
 
 
 def _text(value: str | None) -> str | None:
+    return None if value is None else _storable(value)
+
+
+def _storable(text: str) -> str:
     """Return a text as SQLite gives it back: without half characters, which have no UTF-8."""
-    return None if value is None else str(value).encode("utf-8", "replace").decode()
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def answer_of(row: Row, *, with_reply: bool) -> Answer:
@@ -132,13 +155,52 @@ def run_of(row: Row) -> RunRecord:
     return RunRecord(run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress)
 
 
+def settled_of(row: Row) -> Settled:
+    """Return the values that a whole row keeps."""
+    return Settled(**orjson.loads(row[2]))
+
+
+def packed(reply: bytes) -> bytes:
+    """Return the body of a reply as it is kept: as zlib, a short one uncompressed within."""
+    size = len(reply)
+    if size >= _LEAST_COMPRESSED_BYTES:
+        compressor = zlib.compressobj(_COMPRESSION, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
+        return compressor.compress(reply) + compressor.flush()
+    lengths = size | (0xFFFF - size) << 16
+    return b"".join((_STORED, lengths.to_bytes(4, "little"), reply, zlib.adler32(reply).to_bytes(4)))
+
+
 def unpacked(reply: bytes | None) -> bytes:
     """Return the body of a reply as received."""
     return b"" if reply is None else zlib.decompress(reply)
 
 
+# A list, in this order: with the fields' names, of which most are empty, it would be twice as long and take four times
+# as long to write. A new field goes to the end.
+def _fields(one: Completion) -> bytes:
+    usage = one.usage
+    counts = (
+        *(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
+        *(usage.cached_tokens, usage.reasoning_tokens),
+    )
+    said = (one.content, one.tool_calls, one.reasoning, one.refusal, one.finish_reason)
+    return orjson.dumps((*said, counts, one.model, one.response_id, one.parsed, one.completions, one.logprobs))
+
+
 def _completion(fields: bytes) -> Completion:
     data = orjson.loads(fields)
+    if isinstance(data, dict):
+        return _older_completion(data)
+    content, calls, reasoning, refusal, finish_reason, counts, model, response_id, parsed, contents, logprobs = data
+    tool_calls = tuple([ToolCall(**call) for call in calls]) if calls else ()
+    usage, completions = Usage(*counts), tuple(contents)
+    return Completion(
+        content, tool_calls, reasoning, refusal, finish_reason, usage, model, response_id, parsed, completions, logprobs
+    )
+
+
+def _older_completion(data: dict[str, Any]) -> Completion:
+    """Return what was stored up to the third version: every field with its name."""
     calls = tuple(ToolCall(**call) for call in data["tool_calls"])
     completions = tuple(data.get("completions", ()))
     return Completion(**{**data, "tool_calls": calls, "completions": completions, "usage": Usage(**data["usage"])})

@@ -32,6 +32,8 @@ _SAVE = {
         "runs": "UPDATE SET (updated_at, ended_at, end_reason, progress, checksum) = (excluded.updated_at,"
         " excluded.ended_at, excluded.end_reason, excluded.progress, excluded.checksum)"
         " WHERE excluded.updated_at >= updated_at",
+        # Any state of these is a place to start from; the last one that is met is most likely the newest.
+        "settled": "UPDATE SET (fields, checksum) = (excluded.fields, excluded.checksum)",
     }.items()
 }
 
@@ -124,7 +126,7 @@ def _salvage(path: Path, damage: CheckpointDamagedError) -> Path:
 
 
 def _save_rows(path: Path, new: Path, damage: CheckpointDamagedError) -> None:
-    """Make a checkpoint of the answers and runs that can be read; complete and on the disk.
+    """Make a checkpoint of the answers, runs and settled values that can be read; complete and on the disk.
 
     Of failures none: one may have been answered since, and the answer be what was lost; to ask again costs little.
     """

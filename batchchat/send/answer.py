@@ -5,7 +5,7 @@ HTTP, streams or errors.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from batchchat.records import Completion, ToolCall, Usage
@@ -20,13 +20,15 @@ MAX_COUNT = 2**40
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 _THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
+_NO_USAGE = Usage()
 
 
 def choices_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the choices in order of their `index`; one that has none counts where it stands."""
-    choices: list[Mapping[str, Any]] = [one for one in items_of(data.get("choices")) if isinstance(one, dict)]
-    if len(choices) < 2:
-        return choices
+    found = items_of(data.get("choices"))
+    if len(found) == 1 and isinstance(found[0], dict):
+        return found
+    choices: list[Mapping[str, Any]] = [one for one in found if isinstance(one, dict)]
     indexes = [choice.get("index") for choice in choices]
     places = [index if isinstance(index, int) else place for place, index in enumerate(indexes)]
     return [choices[place] for place in sorted(range(len(choices)), key=places.__getitem__)]
@@ -37,17 +39,16 @@ def completion_of(data: Mapping[str, Any]) -> Completion:
     choices = choices_of(data)
     first = choices[0] if choices else {}
     message = mapping_of(first.get("message"))
-    contents = tuple(_content(mapping_of(choice.get("message")).get("content")) for choice in choices)
     return Completion(
-        content=contents[0] if contents else None,
-        tool_calls=tuple(_tool_calls(message)),
+        content=_content(message.get("content")),
+        tool_calls=_tool_calls(message),
         reasoning=_reasoning(message),
-        refusal=text_of(message.get("refusal")) or None,
-        finish_reason=text_of(first.get("finish_reason")) or None,
+        refusal=_text(message.get("refusal")),
+        finish_reason=_text(first.get("finish_reason")),
         usage=_usage(data.get("usage")),
-        model=text_of(data.get("model")) or None,
-        response_id=text_of(data.get("id")) or None,
-        completions=contents if len(contents) > 1 else (),
+        model=_text(data.get("model")),
+        response_id=_text(data.get("id")),
+        completions=_contents(choices) if len(choices) > 1 else (),
         logprobs=None if first.get("logprobs") is None else json_text(first["logprobs"]),
     )
 
@@ -62,9 +63,17 @@ def says_nothing(data: Mapping[str, Any]) -> bool:
 
 def _is_empty(choice: Mapping[str, Any]) -> bool:
     message = mapping_of(choice.get("message"))
-    has_more = any(_tool_calls(message)) or _reasoning(message) or message.get("refusal")
+    has_more = _tool_calls(message) or _reasoning(message) or message.get("refusal")
     is_cut_off = text_of(choice.get("finish_reason")) in _CUT_OFF_REASONS
     return not has_more and not is_cut_off and _content(message.get("content")) is None
+
+
+def _contents(choices: list[Mapping[str, Any]]) -> tuple[str | None, ...]:
+    return tuple(_content(mapping_of(choice.get("message")).get("content")) for choice in choices)
+
+
+def _text(value: Any) -> str | None:
+    return (value if isinstance(value, str) else text_of(value)) or None
 
 
 def _content(content: Any) -> str | None:
@@ -81,31 +90,38 @@ def _is_answer(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") not in _THOUGHT_TYPES)
 
 
-def _tool_calls(message: Mapping[str, Any]) -> Iterator[ToolCall]:
+def _tool_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    if not message.get("tool_calls") and message.get("function_call") is None:
+        return ()
     calls = [call for call in items_of(message.get("tool_calls")) if isinstance(call, dict)]
     if not calls and isinstance(message.get("function_call"), dict):
         calls = [{"function": message["function_call"]}]  # as it was before there were several
-    for call in calls:
-        function = mapping_of(call.get("function"))
-        arguments = function.get("arguments")
-        verbatim = arguments if isinstance(arguments, str) or arguments is None else json_text(arguments)
-        yield ToolCall(text_of(call.get("id")) or None, text_of(function.get("name")) or None, verbatim)
+    return tuple([_tool_call(call) for call in calls])
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+    function = mapping_of(call.get("function"))
+    arguments = function.get("arguments")
+    verbatim = arguments if isinstance(arguments, str) or arguments is None else json_text(arguments)
+    return ToolCall(_text(call.get("id")), _text(function.get("name")), verbatim)
 
 
 def _reasoning(message: Mapping[str, Any]) -> str | None:
     """Return the first that is not empty of the places in which a message carries its reasoning."""
     for name in ("reasoning_content", "reasoning"):
-        if isinstance(message.get(name), str) and message[name]:
-            return str(message[name])
-    details = [part for part in items_of(message.get("reasoning_details")) if isinstance(part, dict)]
+        value = message.get(name)
+        if value and isinstance(value, str):
+            return value
+    if message.get("reasoning_details"):
+        details = [part for part in items_of(message["reasoning_details"]) if isinstance(part, dict)]
+        said = "".join(_texts(details, "text")) or "".join(_texts(details, "summary"))
+        if said:
+            return said
     content = message.get("content")
-    thoughts = [part for part in items_of(content) if isinstance(part, dict) and not _is_answer(part)]
-    return (
-        "".join(_texts(details, "text"))
-        or "".join(_texts(details, "summary"))
-        or "".join(text for part in thoughts for text in _thought(part))
-        or _tagged_thought(content)
-    )
+    if not isinstance(content, list):
+        return _tagged_thought(content)
+    thoughts = [part for part in content if isinstance(part, dict) and not _is_answer(part)]
+    return "".join(text for part in thoughts for text in _thought(part)) or None
 
 
 def _thought(part: Mapping[str, Any]) -> list[str]:
@@ -127,18 +143,21 @@ def _tagged_thought(content: Any) -> str | None:
 
 def _usage(usage: Any) -> Usage:
     if not isinstance(usage, dict):
-        return Usage()
+        return _NO_USAGE
+    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return Usage(
-        prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
-        total_tokens=_count(usage.get("total_tokens")),
-        cached_tokens=_count(mapping_of(usage.get("prompt_tokens_details")).get("cached_tokens")),
-        reasoning_tokens=_count(mapping_of(usage.get("completion_tokens_details")).get("reasoning_tokens")),
+        _count(usage.get("prompt_tokens")),
+        _count(usage.get("completion_tokens")),
+        _count(usage.get("total_tokens")),
+        _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else None,
+        _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else None,
     )
 
 
 def _count(value: Any) -> int | None:
     """Return a token count; some gateways send it as a float or as text."""
+    if type(value) is int and 0 <= value < MAX_COUNT:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

@@ -29,19 +29,20 @@ _UNKNOWN_STATUSES = frozenset({408, 499, 502, 504, *range(520, 525)})
 def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, unix_now: float) -> Completion | Failure:
     """Return what a reply says; `unix_now` is the wall clock in seconds, to read dates against."""
     data = read_json(body)
-    if not 200 <= status < 300:
-        return _error(status, headers, body, data, unix_now)
-    if error_inside(data):
+    if not 200 <= status < 300 or error_inside(data):
         return _error(status, headers, body, data, unix_now)
     if not isinstance(data, dict):
         return _no_answer("protocol", f"the reply is not a chat completion: {snippet(body)}", status, headers)
+    completion = completion_of(data)
+    if completion.content is not None:
+        return completion
     if not any(isinstance(choice.get("message"), dict) for choice in choices_of(data)):
         message = f"the reply has no message: {snippet(json_text(data).encode())}"
-        return replace(_no_answer("empty_reply", message, status, headers), usage=completion_of(data).usage)
+        return replace(_no_answer("empty_reply", message, status, headers), usage=completion.usage)
     if says_nothing(data):
         failure = _no_answer("empty_reply", "the model answered nothing", status, headers)
-        return replace(failure, usage=completion_of(data).usage)
-    return completion_of(data)
+        return replace(failure, usage=completion.usage)
+    return completion
 
 
 def error_inside(data: Any) -> Any:
