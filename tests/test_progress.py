@@ -94,6 +94,13 @@ def test_line_says_rows_rate_and_time_left() -> None:
     )
 
 
+def test_line_says_the_limit_and_what_it_is_bound_by() -> None:
+    """Requests in flight stand beside the limit on them, and what keeps the run from more."""
+    lines = _Lines("triage", 50, io.StringIO())
+    progress = Progress(rows_answered=20, in_flight=60, concurrency=64, bound_by="endpoint")
+    assert ", 60 of 64 in flight, bound by endpoint, 0 failed, " in lines._line(progress, 10.0)
+
+
 def test_line_before_any_answer_gives_no_time() -> None:
     """Without a row of this run there is no rate to tell the rest by, reused rows or not."""
     lines = _Lines("triage", 50, io.StringIO())

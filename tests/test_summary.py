@@ -69,6 +69,13 @@ def test_summary_notes_whatever_was_unusual() -> None:
     ]
 
 
+def test_summary_says_what_kept_the_run_from_going_faster() -> None:
+    """Whoever wants more rows a second reads which limit to look at; nothing is said where nothing is known."""
+    progress = replace(PROGRESS, bound_by="rate limit", bound="the endpoint's 600 requests/min")
+    assert "bound by the endpoint's 600 requests/min" in show_summary.as_text(replace(SUMMARY, progress=progress))
+    assert "bound by" not in show_summary.as_text(SUMMARY)
+
+
 def test_summary_of_a_stopped_run_counts_the_unasked() -> None:
     """Rows that were neither answered nor given up are said to be not yet asked, and no output is named."""
     stopped = replace(SUMMARY, rows_total=5_000, output=None, progress=Progress(rows_answered=1, rows_failed=2))
@@ -98,6 +105,8 @@ def test_summary_object_has_exactly_these_keys() -> None:
         "possibly_billed": 3,
         "prompt_tokens": 9_000,
         "completion_tokens": 1_000,
+        "bound_by": "",
+        "bound": "",
         "rows_unasked": 0,
         "exit_code": 1,
     }

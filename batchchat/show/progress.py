@@ -100,7 +100,9 @@ def _done(progress: Progress) -> int:
 
 def _details(progress: Progress) -> str:
     tokens = progress.prompt_tokens + progress.completion_tokens
-    return f"{progress.in_flight} in flight, {progress.rows_failed:,} failed, {tokens:,} tokens"
+    limit = f" of {progress.concurrency:,}" if progress.concurrency else ""
+    bound_by = f", bound by {progress.bound_by}" if progress.bound_by else ""
+    return f"{progress.in_flight:,}{limit} in flight{bound_by}, {progress.rows_failed:,} failed, {tokens:,} tokens"
 
 
 def duration(seconds: float) -> str:

@@ -49,6 +49,7 @@ def as_text(summary: RunSummary) -> str:
 def _notes(summary: RunSummary) -> list[str]:
     progress = summary.progress
     return [
+        f"bound by {progress.bound}" if progress.bound else "",
         f"{progress.rows_reused:,} rows had their answer already" if progress.rows_reused else "",
         *progress.notes,
         f"{progress.rate_limited:,} requests were turned away by a rate limit and sent again"
