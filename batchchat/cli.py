@@ -30,6 +30,7 @@ from batchchat.errors import (
     Problem,
     StopSignal,
 )
+from batchchat.garbage import importing
 from batchchat.usage import USAGE
 
 if TYPE_CHECKING:
@@ -116,9 +117,10 @@ def run(
     quiet: bool,
 ) -> None:
     """Run or resume JOB: ask every row that has no answer, then write the output."""
-    from batchchat import pipeline
-    from batchchat.apikey import api_key
-    from batchchat.show import summary as show
+    with importing():
+        from batchchat import pipeline
+        from batchchat.apikey import api_key
+        from batchchat.show import summary as show
 
     _raise_file_limit()
     _let_signals_raise()

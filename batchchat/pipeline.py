@@ -300,7 +300,7 @@ def chunks(plan: Plan) -> Iterator[Chunk]:
         else:
             requests.append(made)
             held_bytes += made.held_bytes
-            media_bytes += sum(one.size_bytes for one in made.media)
+            media_bytes += sum(one.size_bytes for one in made.media) if made.media else 0
         row_count = len(requests) + failed_row_count
         if row_count >= CHUNK_ROWS or held_bytes >= CHUNK_BYTES or media_bytes >= CHUNK_MEDIA_BYTES:
             memory.flush()
@@ -313,9 +313,8 @@ def chunks(plan: Plan) -> Iterator[Chunk]:
 
 def prepared_rows(plan: Plan) -> Iterator[tuple[Row, ChatRequest | Failure]]:
     """Yield every row, with only the columns that the templates read, and the request or the failure that it makes."""
-    for batch in plan.source.batches(plan.prompt.template.columns):
-        for row in batch.rows:
-            yield row, plan.prompt.request(row)
+    for row in plan.source.rows(plan.prompt.template.columns):
+        yield row, plan.prompt.request(row)
 
 
 def write_output(
@@ -334,7 +333,7 @@ def write_output(
     with ExitStack() as stack:
         if plan.job.output.path is not None:
             targets = [*targets, stack.enter_context(Sink(plan.job.output.path, plan.output, plan.source.schema))]
-        for batch in plan.source.batches():
+        for batch in plan.source.batches(values_of=plan.prompt.template.columns):
             outcomes = _outcomes(plan, checkpoint, batch)
             if None in outcomes and not is_partial:
                 if checkpoint.damaged_count > damaged_count:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ class Row:
 class Batch:
     """Consecutive input rows, in input order.
 
-    `frame` has the source columns with their dtypes, `rows` the same rows as natural Python values. Where the source is
-    text, the cells as they stand in the file go along, so that the same format can be written without changing them:
-    `csv_text` (every column as string) for CSV, `json_rows` (the objects of the lines) for JSONL; None otherwise.
+    `frame` has the source columns with their dtypes, `rows` the same rows as natural Python values, of those columns
+    that the reader was asked for. Where the source is text, the cells as they stand in the file go along, so that the
+    same format can be written without changing them: `csv_text` (every column as string) for CSV, `json_rows` (the
+    objects of the lines) for JSONL; None otherwise.
     """
 
     frame: pl.DataFrame
@@ -78,6 +79,8 @@ class ChatRequest:
     @property
     def held_bytes(self) -> int:
         """Bytes that it takes in memory before it is built."""
+        if not self.media:
+            return len(self.body)
         return len(self.body) + sum(len(one.source) for one in self.media if isinstance(one.source, bytes))
 
     @property
@@ -106,6 +109,10 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
+NO_USAGE = Usage()
+"""That of a reply which reports none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What the model answered, as the reply's first choice has it.
@@ -119,7 +126,7 @@ class Completion:
     reasoning: str | None = None
     refusal: str | None = None
     finish_reason: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
     model: str | None = None
     response_id: str | None = None
     parsed: str | None = None
@@ -151,7 +158,7 @@ class Failure:
     request_id: str | None = None
     is_outcome_unknown: bool = False
     is_by_words: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
 
 
 @dataclass(frozen=True, slots=True)

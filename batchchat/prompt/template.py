@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -21,12 +21,12 @@ from batchchat.errors import TemplateError
 from batchchat.prompt.bounds import LimitError, Meter
 from batchchat.prompt.counting import constants
 from batchchat.prompt.environment import RowEnvironment, row_environment
+from batchchat.prompt.pieces import ROW, Piece, plain_pieces
 
 ValuePath = tuple[str | int, ...]
-Render = Callable[[dict[str, Any]], Any]
-
-ROW = "row"
-"""The name under which a template finds the whole row: `{{ row["order id"] }}`."""
+Values = Mapping[str, Any]
+Render = Callable[[Values], Any]
+Place = Callable[[Iterator[Any]], Any]
 
 _TAGS: Mapping[type, str] = MappingProxyType(
     {nodes.Include: "include", nodes.Import: "import", nodes.FromImport: "from", nodes.Extends: "extends"}
@@ -37,23 +37,47 @@ _SINGLE_BRACES = re.compile(r"(?<![{$\\])\{([^{}\n]{1,200})\}(?!\})")
 
 @dataclass(frozen=True, slots=True)
 class RequestTemplate:
-    """A compiled `request`: which columns it reads (None: it uses the whole row), and how to render it."""
+    """A compiled `request`: which columns it reads (None: it uses the whole row), and how to render it.
+
+    `are_texts` says that all that moves from row to row are contents and texts of messages.
+    """
 
     columns: frozenset[str] | None
-    _render: Render
-    _globals: Mapping[str, Any]
+    are_texts: bool
+    _renders: tuple[Render, ...]
+    _place: Place
     _meter: Meter
 
-    def render(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the request body for one row.
+    @property
+    def part_count(self) -> int:
+        """How many parts each row has."""
+        return len(self._renders)
+
+    def render(self, values: Values) -> dict[str, Any]:
+        """Return the request body for one row: `body` of its `parts`.
+
+        Raises:
+            Exception: as `parts` and `body`.
+        """
+        return self.body(self.parts(values))
+
+    def parts(self, values: Values) -> list[Any]:
+        """Return what the templates make of one row, in the order in which they stand in the request.
 
         Raises:
             Exception: whatever an expression raised on this row's values; the sandbox lets nothing else out.
-            ValueError: `messages` did not come out as a list of messages, or `model` as text.
             LimitError: the templates do more for this row than is allowed.
         """
         self._meter.refill()
-        body = self._render({**self._globals, **values, ROW: values})
+        return [render(values) for render in self._renders]
+
+    def body(self, parts: Sequence[Any]) -> dict[str, Any]:
+        """Return the request with the parts in their places.
+
+        Raises:
+            ValueError: `messages` did not come out as a list of messages, or `model` as text.
+        """
+        body = self._place(iter(parts))
         if not (isinstance(body["model"], str) and body["model"]):
             message = f"`model` must be text; this row gives {body['model']!r}"
             raise ValueError(message)
@@ -68,40 +92,51 @@ def compile_request(request: Mapping[str, Any], columns: Sequence[str]) -> Reque
     """
     environment = row_environment()
     compiler = _Compiler(environment, columns)
-    render = compiler.compile(request, ())
+    place = compiler.compile(request, ()) or (lambda _: request)
     used = None if compiler.uses_whole_row else frozenset(compiler.used)
-    return RequestTemplate(used, render or (lambda _: request), environment.globals, environment.meter)
+    are_texts = all(map(_is_text_position, compiler.paths))
+    return RequestTemplate(used, are_texts, tuple(compiler.renders), place, environment.meter)
 
 
 class _Compiler:
-    """Turns a nested value into a function of the row, and gathers the columns it reads."""
+    """Turns a nested value into a function of its moving parts; gathers how to render them, and the columns they read.
+
+    `paths` has the place of each part, `renders` what makes it of a row's values.
+    """
 
     def __init__(self, environment: RowEnvironment, columns: Sequence[str]) -> None:
         self.environment = environment
         self.columns = frozenset(columns)
         self.used: set[str] = set()
         self.uses_whole_row = False
+        self.paths: list[ValuePath] = []
+        self.renders: list[Render] = []
 
-    def compile(self, value: Any, path: ValuePath) -> Render | None:
-        """Return how to render `value`, or None for a value that is the same for every row."""
+    def compile(self, value: Any, path: ValuePath) -> Place | None:
+        """Return how to place the parts that move within `value`, or None for one that is the same for every row."""
         if isinstance(value, str):
-            return self._compile_text(value, path)
+            render = self._compile_text(value, path)
+            if render is None:
+                return None
+            self.paths.append(path)
+            self.renders.append(render)
+            return next
         if isinstance(value, Mapping):
             return self._compile_mapping(value, path)
         if isinstance(value, list):
-            parts = [self.compile(item, (*path, index)) for index, item in enumerate(value)]
-            if not any(parts):
+            places = [self.compile(item, (*path, index)) for index, item in enumerate(value)]
+            if not any(places):
                 return None
-            pairs = list(zip(parts, value, strict=True))
-            return lambda names: [part(names) if part else item for part, item in pairs]
+            pairs = list(zip(places, value, strict=True))
+            return lambda parts: [place(parts) if place else item for place, item in pairs]
         return None
 
-    def _compile_mapping(self, value: Mapping[str, Any], path: ValuePath) -> Render | None:
-        parts = {key: self.compile(item, (*path, key)) for key, item in value.items()}
-        moving = [(key, part) for key, part in parts.items() if part]
+    def _compile_mapping(self, value: Mapping[str, Any], path: ValuePath) -> Place | None:
+        places = {key: self.compile(item, (*path, key)) for key, item in value.items()}
+        moving = [(key, place) for key, place in places.items() if place]
         if not moving:
             return None
-        return lambda names: {**value, **{key: part(names) for key, part in moving}}
+        return lambda parts: {**value, **{key: place(parts) for key, place in moving}}
 
     def _compile_text(self, text: str, path: ValuePath) -> Render | None:
         if not any(mark in text for mark in _MARKS):
@@ -114,12 +149,15 @@ class _Compiler:
                 self._refuse_single_braces(literal.data, literal.lineno, path)
             _refuse_other_templates(tree, path)
             is_moving = self._check_columns(tree, path)
-            evaluate = self._bare_expression(text if is_text else text.strip())
-            render: Render
-            if evaluate is not None:
-                render = self._native(evaluate, is_text=is_text)
+            plain = plain_pieces(tree, self.columns)
+            expression = self._bare_expression(text if is_text else text.strip())
+            if expression is not None:
+                evaluate = self._evaluated(expression) if plain is None else _column_getter(plain)
+                render = self._content(evaluate) if is_text else self._native(evaluate)
+            elif plain is None:
+                render = self._rendered(self.environment.from_string(text))
             else:
-                render = partial(_rendered, self.environment.from_string(text))
+                render = self._joined(plain)
             self._refuse_endless(tree, path, None if is_moving else render)
         except TemplateSyntaxError as error:
             message = f"not a valid template: {error.message} (line {error.lineno} of the text)"
@@ -130,10 +168,10 @@ class _Compiler:
 
     def _refuse_endless(self, tree: nodes.Template, path: ValuePath, constant: Render | None) -> None:
         """Raise TemplateError for what goes beyond a row's bounds whatever the row: a part, or all of a `constant`."""
-        parts = [(self._native(self._compiled(node), is_text=False), node.lineno) for node in constants(tree)]
+        parts = [(self._native(self._evaluated(self._compiled(node))), node.lineno) for node in constants(tree)]
         for render, line in [*parts, *([(constant, 1)] if constant else [])]:
             self.environment.meter.refill()
-            if (error := _limit_error(render, self.environment.globals)) is not None:
+            if (error := _limit_error(render)) is not None:
                 raise TemplateError(path, line, str(error)) from error
 
     def _compiled(self, expression: nodes.Expr) -> Template:
@@ -155,16 +193,47 @@ class _Compiler:
             return None  # more than an expression, such as `{{ a }}{# and a comment with }}`
         return expression._template  # the template itself: TemplateExpression copies all names for each call
 
-    def _native(self, template: Template, *, is_text: bool) -> Render:
-        def render(names: dict[str, Any]) -> Any:
-            context = template.new_context(names, shared=True)
-            for _ in template.root_render_func(context):
+    def _names(self, values: Values) -> dict[str, Any]:
+        return {**self.environment.globals, **values, ROW: values}
+
+    def _evaluated(self, expression: Template) -> Render:
+        def evaluate(values: Values) -> Any:
+            context = expression.new_context(self._names(values), shared=True)
+            for _ in expression.root_render_func(context):
                 pass
             value = context.vars["result"]
             if isinstance(value, Undefined):
                 value._fail_with_undefined_error()
-            if is_text:
-                return self._as_content(value)
+            return value
+
+        return evaluate
+
+    def _rendered(self, template: Template) -> Render:
+        def render(values: Values) -> str:
+            context = template.new_context(self._names(values), shared=True)
+            return self.environment.meter.joined(template.root_render_func(context))
+
+        return render
+
+    def _joined(self, pieces: Sequence[Piece]) -> Render:
+        """Return what Jinja makes of texts and columns, as it makes it, without the ways that it goes for it."""
+        text, joined = self.environment.text, self.environment.meter.joined
+
+        def render(values: Values) -> str:
+            return joined([piece.text if piece.column is None else str(text(values[piece.column])) for piece in pieces])
+
+        return render
+
+    def _content(self, evaluate: Render) -> Render:
+        def render(values: Values) -> Any:
+            value = evaluate(values)
+            return value if type(value) is str else self._as_content(value)
+
+        return render
+
+    def _native(self, evaluate: Render) -> Render:
+        def render(values: Values) -> Any:
+            value = evaluate(values)
             if isinstance(value, (list, tuple, Mapping)):
                 self.environment.meter.weigh(value)
             _refuse_non_finite(value)
@@ -241,16 +310,15 @@ def nearest(name: str, columns: Sequence[str] | frozenset[str]) -> str:
     return (f"; did you mean {close[0]!r}?" if close else ";") + f" Columns: {shown or '(none)'}"
 
 
-def _rendered(template: Template, names: dict[str, Any]) -> str:
-    context = template.new_context(names, shared=True)
-    text: str = template.environment.concat(template.root_render_func(context))
-    return text
+def _column_getter(pieces: Sequence[Piece]) -> Render:
+    """Return what gives the value of the one column among the pieces."""
+    return itemgetter(next(piece.column for piece in pieces if piece.column is not None))
 
 
-def _limit_error(render: Render, names: Mapping[str, Any]) -> LimitError | None:
+def _limit_error(render: Render) -> LimitError | None:
     """Return the error of a text that goes beyond the bounds; what else goes wrong may be in a branch never taken."""
     try:
-        render(dict(names))
+        render({})
     except LimitError as error:
         return error
     except Exception:  # an expression may raise anything

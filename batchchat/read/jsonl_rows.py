@@ -40,7 +40,7 @@ def jsonl_table(files: Sequence[Path]) -> Table:
         message = f"{', '.join(str(file) for file in files[:3])} is empty; it needs one JSON object in each line"
         raise InputError(message)
     schema = pl.Schema({name: dtype(field) for name, field in shape.fields.items()})
-    return Table(schema, total_rows, partial(_chunks, files, shape.fields, schema))
+    return Table(schema, total_rows, partial(_chunks, files, shape.fields, schema), brings_values=True)
 
 
 def _chunks(

@@ -4,25 +4,20 @@ What passes in is a path (or a frame) and the settings of `input`; what comes ou
 dtypes are known, and whose every row was checked, before the first request. It does not know templates or outputs.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from batchchat.errors import InputError
-from batchchat.read.arrow_rows import arrow_table, parquet_table
-from batchchat.read.cell import number
 from batchchat.read.condition import condition_error, first_line, row_condition
-from batchchat.read.csv_rows import csv_table
-from batchchat.read.jsonl_rows import jsonl_table
 from batchchat.read.location import input_files
-from batchchat.read.table import Chunk, Table, columns_of, first_rows, nearest_column, selected, split
+from batchchat.read.rows import Rows
+from batchchat.read.table import Chunk, Table, columns_of, nearest_column, part_of, selected, split
 from batchchat.records import Batch, Row
-
-_TABLES = {"csv": csv_table, "jsonl": jsonl_table, "parquet": parquet_table, "arrow": arrow_table}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +46,38 @@ class Source:
     _selection: _Selection
     _versions: tuple[tuple[int, int], ...]
 
-    def batches(self, columns: Collection[str] | None = None) -> Iterator[Batch]:
+    def rows(self, columns: Collection[str] | None = None) -> Iterator[Row]:
+        """Read the rows again, in input order, without their frames; otherwise as `batches`."""
+        for batch in self._read((), self._in_order(columns)):
+            yield from batch.rows
+
+    def batches(
+        self, columns: Collection[str] | None = None, *, values_of: Collection[str] | None = None
+    ) -> Iterator[Batch]:
         """Read the rows again, in input order, in batches of at most 1,000 rows and about 8 MB (or one larger row).
 
-        Only `columns` are in the batches, in file order; None means all. Raises InputError for an unknown column, and
-        when the files are not what they were.
+        Only `columns` are in the batches, in file order; None means all. Of these, the rows have the values of
+        `values_of` alone, which need not become Python's for all. Raises InputError for an unknown column, and when
+        the files are not what they were.
         """
+        names = self._in_order(columns)
+        return self._read(names, names if values_of is None else self._in_order(values_of))
+
+    def _in_order(self, columns: Collection[str] | None) -> list[str]:
         for name in columns or ():
             _check_column(name, self.schema, "the columns to read")
-        wanted = set(self.columns if columns is None else columns)
-        return self._read([name for name in self.columns if name in wanted])
+        return [name for name in self.columns if columns is None or name in columns]
 
-    def _read(self, names: Sequence[str]) -> Iterator[Batch]:
+    def _read(self, names: Sequence[str], value_names: Sequence[str]) -> Iterator[Batch]:
         self._check_unchanged()
         delivered = 0
         id_column = self._selection.id_column
         try:
-            for chunk, numbers in _rows(self._table, self._selection, {*names, id_column or ""}):
+            in_frames = set(names) if self._table.brings_values else {*names, *value_names, id_column or ""}
+            for chunk, numbers in _rows(self._table, self._selection, in_frames):
                 delivered += chunk.height
-                row_names = _row_names(chunk, numbers, id_column)
-                yield _batch(chunk, numbers, row_names, names, is_narrowed=len(names) < len(self.columns))
+                rows = Rows(chunk, numbers, value_names, id_column)
+                yield _batch(chunk, rows, names, is_narrowed=len(names) < len(self.columns))
         except Exception:
             self._check_unchanged()  # what does not fit the schema any more was written since
             raise
@@ -99,7 +106,22 @@ def open_source(
     """
     files, found_format = input_files(path, format)
     versions = _versions(files)
-    return _source(_TABLES[found_format](files), files, versions, where=where, limit=limit, id_column=id_column)
+    return _source(_table(found_format, files), files, versions, where=where, limit=limit, id_column=id_column)
+
+
+def _table(found_format: str, files: tuple[Path, ...]) -> Table:
+    """Return the table of the files; only what reads their format is imported: together it takes as long as polars."""
+    if found_format == "csv":
+        from batchchat.read.csv_rows import csv_table
+
+        return csv_table(files)
+    if found_format == "jsonl":
+        from batchchat.read.jsonl_rows import jsonl_table
+
+        return jsonl_table(files)
+    from batchchat.read.arrow_rows import arrow_table, parquet_table
+
+    return parquet_table(files) if found_format == "parquet" else arrow_table(files)
 
 
 def frame_source(
@@ -150,7 +172,7 @@ def _source(
     return Source(files, tuple(table.schema.names()), table.schema, total_rows, table, selection, versions)
 
 
-def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tuple[Chunk, list[int]]]:
+def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tuple[Chunk, Sequence[int]]]:
     """Yield the rows that count, each chunk with its rows' numbers; stop reading at the limit."""
     roots = selection.condition.meta.root_names() if selection.condition is not None else ()
     wanted = {*names, *roots}
@@ -158,13 +180,14 @@ def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tupl
     left = selection.limit
     start = 1
     for read_chunk in table.chunks(needed):
-        chunk, numbers = read_chunk, list(range(start, start + read_chunk.height))
+        chunk = read_chunk
+        numbers: Sequence[int] = range(start, start + read_chunk.height)
         start += read_chunk.height
         if selection.condition is not None:
             mask = _mask(chunk, selection)
-            chunk, numbers = selected(chunk, mask), pl.Series(numbers, dtype=pl.Int64).filter(mask).to_list()
+            chunk, numbers = selected(chunk, mask), list(compress(numbers, mask))
         if left is not None:
-            chunk, numbers = first_rows(chunk, left), numbers[:left]
+            chunk, numbers = part_of(chunk, 0, left), numbers[:left]
             left -= chunk.height
         if chunk.height:
             yield chunk, numbers
@@ -182,48 +205,14 @@ def _mask(chunk: Chunk, selection: _Selection) -> pl.Series:
     return mask if mask.len() == chunk.height else mask.new_from_index(0, chunk.height)
 
 
-def _row_names(chunk: Chunk, numbers: Sequence[int], id_column: str | None) -> list[str]:
-    if id_column is None:
-        return [str(number) for number in numbers]
-    ids = [values[id_column] for values in _values(chunk, columns_of(chunk.frame, [id_column]))]
-    return [str(number if value is None else value) for value, number in zip(ids, numbers, strict=True)]
-
-
-def _batch(
-    chunk: Chunk, numbers: Sequence[int], row_names: Sequence[str], names: Sequence[str], *, is_narrowed: bool
-) -> Batch:
+def _batch(chunk: Chunk, rows: Rows, names: Sequence[str], *, is_narrowed: bool) -> Batch:
     frame = columns_of(chunk.frame, names)
-    rows = [Row(*row) for row in zip(numbers, _values(chunk, frame), row_names, strict=True)]
     csv_text = None if chunk.csv_text is None else columns_of(chunk.csv_text, names)
     json_rows = chunk.json_rows
     if json_rows is not None and is_narrowed:
         wanted = set(names)
         json_rows = [{name: value for name, value in row.items() if name in wanted} for row in json_rows]
     return Batch(frame, rows, csv_text, json_rows)
-
-
-def _values(chunk: Chunk, frame: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
-    """Return the chunk's rows as natural Python values, of the frame's columns only."""
-    if chunk.json_rows is not None:
-        return [{name: row.get(name) for name in frame.columns} for row in chunk.json_rows]
-    if chunk.csv_text is not None and pl.Float64 in frame.dtypes:
-        return _csv_values(frame, chunk.csv_text)
-    return frame.rows(named=True) if frame.width else [{}] * chunk.height
-
-
-def _csv_values(frame: pl.DataFrame, csv_text: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
-    """Return the rows with numbers that print as their cells do.
-
-    3.10 must not become 3.1 in a prompt, nor 3 become 3.0 because some other row has a fraction: the same cell would
-    make another request when a row is added.
-    """
-    columns: list[Sequence[Any]] = []
-    for column in frame:
-        if column.dtype == pl.Float64:
-            columns.append([None if cell is None else number(cell) for cell in csv_text.get_column(column.name)])
-        else:
-            columns.append(column.to_list())
-    return [dict(zip(frame.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _check_column(name: str, schema: pl.Schema, what: str) -> None:

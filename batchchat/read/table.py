@@ -36,16 +36,18 @@ class Table:
     """Rows that can be read many times.
 
     `chunks` takes the names of the columns to read, in schema order; the frames have those columns, perhaps one more.
+    With `brings_values` the chunks have the values of all columns with them (`json_rows`), whatever is in their frames.
     """
 
     schema: pl.Schema
     total_rows: int
     chunks: Callable[[Sequence[str]], Iterator[Chunk]]
+    brings_values: bool = False
 
 
-def split(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Cut the frame, without copying, into parts of even length that are as small as a Chunk has to be."""
-    parts = max(-(-frame.height // CHUNK_ROWS), -(-int(frame.estimated_size()) // CHUNK_BYTES))
+def split(frame: pl.DataFrame, most_rows: int = CHUNK_ROWS, most_bytes: int = CHUNK_BYTES) -> Iterator[pl.DataFrame]:
+    """Cut the frame, without copying, into parts of even length that are as small as a Chunk has to be, or smaller."""
+    parts = max(-(-frame.height // most_rows), -(-int(frame.estimated_size()) // most_bytes))
     if parts <= 1 or frame.height <= 1:
         if frame.height:
             yield frame
@@ -53,7 +55,7 @@ def split(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
     step = -(-frame.height // min(parts, frame.height))
     for start in range(0, frame.height, step):
         # Rows of uneven size: a part may still be too large.
-        yield from split(frame.slice(start, step))
+        yield from split(frame.slice(start, step), most_rows, most_bytes)
 
 
 def columns_of(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
@@ -72,15 +74,15 @@ def selected(chunk: Chunk, mask: pl.Series) -> Chunk:
     )
 
 
-def first_rows(chunk: Chunk, count: int) -> Chunk:
-    """Return the first `count` rows of the chunk, or the chunk itself when it has no more."""
-    if chunk.height <= count:
+def part_of(chunk: Chunk, start: int, count: int) -> Chunk:
+    """Return `count` rows of the chunk from `start` on, or those that it has."""
+    if not start and chunk.height <= count:
         return chunk
     return Chunk(
-        chunk.frame.head(count),
-        count,
-        None if chunk.csv_text is None else chunk.csv_text.head(count),
-        None if chunk.json_rows is None else chunk.json_rows[:count],
+        chunk.frame.slice(start, count),
+        min(count, chunk.height - start),
+        None if chunk.csv_text is None else chunk.csv_text.slice(start, count),
+        None if chunk.json_rows is None else chunk.json_rows[start : start + count],
     )
 
 

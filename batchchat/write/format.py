@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, Literal, Protocol
 import orjson
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batchchat.errors import OutputError
 from batchchat.records import Batch
@@ -179,6 +178,8 @@ class _ParquetWriter:
     """Parquet, row group by row group."""
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
+        import pyarrow.parquet as pq  # not at the start of a run, which has no use for it until its end
+
         self._joiner = Joiner(plan)
         self._pending: list[pl.DataFrame] = []
         self._pending_rows = 0
