@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help demo test check fix torture
+.PHONY: help demo test check fix torture bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,9 @@ fix: .venv/installed-dev ## Format, and mend what the linter can
 torture: .venv/installed-dev ## Attack whole runs at full size, and print the figures as a table (10 to 15 minutes)
 	$(BIN)/python -m tests.torture
 
+bench: .venv/installed-bench ## Measure batchchat beside what people use, into bench-results/ (20 minutes; needs nginx with Lua)
+	$(BIN)/python -m tests.bench
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -37,4 +40,8 @@ torture: .venv/installed-dev ## Attack whole runs at full size, and print the fi
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@

@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from batchchat.errors import STOPPING_SIGNALS, BatchchatError, InterruptedRunError, StorageError
+from batchchat.garbage import undisturbed
 from batchchat.job import Job, Limits
 from batchchat.keep.checkpoint import Checkpoint
 from batchchat.prompt.media import MediaError, build
-from batchchat.records import ChatRequest, Chunk, Failure, Progress
-from batchchat.send.concurrency import LARGEST_LIMIT, Concurrency
+from batchchat.records import ChatRequest, Chunk, Failure, Progress, Settled
+from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing, Send
 from batchchat.send.schedule import Schedule
@@ -93,6 +94,7 @@ class Asking:
 
         pacing = self._pacing()
         with ExitStack() as stack:
+            stack.enter_context(undisturbed())
             base_url = self._job.endpoint.resolved_base_url
             if self._job.endpoint.is_embedded:
                 base_url = stack.enter_context(_embedded_endpoint())
@@ -101,12 +103,19 @@ class Asking:
             limits = self._job.limits
             transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits))
             send = _sender(transport, threads, self._job.input.max_media_bytes)
-            store = _CheckpointStore(self._checkpoint, retries_final=self._retries_final)
+            store = _CheckpointStore(self._checkpoint, self._endpoint, retries_final=self._retries_final)
             schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)
             runner.run(_run(schedule, transport, stop_switch))
 
+    @property
+    def _endpoint(self) -> tuple[str, str]:
+        """What is learned of an endpoint is learned of one model there; rows that name it share what they learn."""
+        request = self._job.request
+        return self._job.endpoint.resolved_base_url, "" if request.model_varies else request.model
+
     def _pacing(self) -> Pacing:
         limits, before = self._job.limits, self._checkpoint.last_run()
+        settled = self._checkpoint.remembered(*self._endpoint) or Settled()
         notes: tuple[str, ...] = ()
         # The embedded endpoint is in this process too, with the other end of each connection.
         setting, most = limits.concurrency, _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)
@@ -114,8 +123,13 @@ class Asking:
             said = f"limits.concurrency is {setting}, but the system allows only {most} connections (ulimit -n)"
             setting, notes = most, (f"{said}; going on with {most}",)
         return Pacing(
-            RateLimits(limits.requests_per_minute, limits.tokens_per_minute),
-            Concurrency(setting, time.monotonic(), largest=min(LARGEST_LIMIT, most)),
+            RateLimits(limits.requests_per_minute, limits.tokens_per_minute, settled),
+            Concurrency(
+                setting,
+                time.monotonic(),
+                largest=min(limits.max_concurrency, most),
+                remembered=settled.concurrency,
+            ),
             limits.max_attempts,
             limits.grace_s,
             int(limits.in_flight_bytes),
@@ -124,12 +138,15 @@ class Asking:
             "max_outage" in limits.model_fields_set,
             self._job.endpoint.resolved_base_url,
             before.progress.reached if before else "",
+            "limits.max_concurrency" if limits.max_concurrency <= most else "the system's open files (ulimit -n)",
             notes,
         )
 
 
 async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch) -> None:
     stop_switch.connect(schedule)
+    # Large replies are read in a thread, but one at a time: several would keep Python's lock from the loop by turns.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "read"))
     try:
         with _stopped_by_signals(schedule):
             await schedule.run()
@@ -146,7 +163,7 @@ def _time_limits(limits: Limits) -> TimeLimits:
 
 
 def _affordable_connections() -> int:
-    """Return how many connections may be open at once beside the files that a run needs.
+    """Raise the open files allowed as far as the system lets us; return how many may be connections.
 
     Raises:
         StorageError: the system allows too few open files for any; libraries would abort the process.
@@ -155,7 +172,11 @@ def _affordable_connections() -> int:
         return sys.maxsize
     import resource
 
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != most:
+        with suppress(ValueError, OSError):  # some systems (macOS) say more than they allow
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            allowed = most
     if allowed != resource.RLIM_INFINITY and allowed < FEWEST_FILES:
         message = f"the system allows only {allowed} open files, and a run needs {FEWEST_FILES}; raise it (ulimit -n)"
         raise StorageError(message)
@@ -180,8 +201,9 @@ def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
 class _CheckpointStore:
     """The checkpoint as the schedule wants it."""
 
-    def __init__(self, checkpoint: Checkpoint, *, retries_final: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, endpoint: tuple[str, str], *, retries_final: bool) -> None:
         self.commit = checkpoint.commit
+        self.remember = functools.partial(checkpoint.remember, *endpoint)
         self.find = functools.partial(checkpoint.find, retries_final=retries_final)
 
 

@@ -347,6 +347,8 @@ class Limits(Section):
     """Prompt and completion tokens in any minute, at most; estimated before a request, settled by its `usage`."""
     concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=4096), NoBool] = "auto"
     """Requests in flight at once; `auto` starts low and finds the endpoint's own limit."""
+    max_concurrency: Annotated[int, Field(ge=1, le=65536), NoBool] = 4096
+    """Requests in flight at once, at most, for `auto`; the open files that the system allows may bound them further."""
     max_attempts: Annotated[int, Field(ge=1, le=100), NoBool] = 6
     """Attempts of one row before it fails; rate limits (429) do not count."""
     timeout_s: Annotated[float, Field(gt=0, le=86400), NoBool] = 120

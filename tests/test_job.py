@@ -121,6 +121,7 @@ def test_smallest_job_has_the_defaults() -> None:
         "requests_per_minute": None,
         "tokens_per_minute": None,
         "concurrency": "auto",
+        "max_concurrency": 4096,
         "max_attempts": 6,
         "timeout_s": 120.0,
         "connect_timeout_s": 20.0,
@@ -159,7 +160,7 @@ def test_job_is_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("key", "lowest", "highest"),
-    [("concurrency", 1, 4096), ("max_attempts", 1, 100), ("grace_s", 0, 3600)],
+    [("concurrency", 1, 4096), ("max_concurrency", 1, 65_536), ("max_attempts", 1, 100), ("grace_s", 0, 3600)],
 )
 def test_limits_take_their_bounds(key: str, lowest: int, highest: int) -> None:
     """The bounds themselves are allowed, one past them is not."""

@@ -267,4 +267,4 @@ def test_wall_clock_is_only_for_dates(module: str) -> None:
     is_for_dates = re.fullmatch(r"batchchat\.((keep|show|serve)\..*|send\.reading|prompt\.media)", module)
     assert is_for_dates or calls.isdisjoint({"time.time", "datetime.now", "datetime.datetime.now", "time.time_ns"})
     if module == "batchchat.send.reading":  # where it reads the dates in headers
-        assert SOURCES[module].count("time.time()") == SOURCES[module].count("unix_now=time.time()") == 1
+        assert SOURCES[module].count("time.time()") == SOURCES[module].count("unix_now=time.time()") >= 1

@@ -1,126 +1,37 @@
-"""Requests and tokens a minute: what is admitted in any minute, what a reservation costs, what usage teaches."""
+"""Requests and tokens a minute: whose limit counts, what a reservation costs, what the endpoint tells and refuses."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from batchchat.records import Usage
-from batchchat.send.limits import CATCH_UP_S, MARGIN, Pace, RateLimits, TokenEstimate
+from batchchat.records import Settled, Usage
+from batchchat.send.estimate import FIRST_BYTES_PER_TOKEN, FIRST_COMPLETION_TOKENS
+from batchchat.send.limits import TOKENS_CATCH_UP_S, TOKENS_MARGIN, Allowance, RateLimits
+from batchchat.send.pace import CATCH_UP_S, MARGIN
 
-# How long a caller dawdles after the pace has opened: mostly not at all, at times longer than a minute.
-DAWDLES_S = st.lists(st.one_of(st.just(0.0), st.floats(0.0, 0.2), st.floats(0.0, 90.0)), max_size=300)
-
-
-def busiest_minute(admissions: list[tuple[float, float]]) -> float:
-    """Return the most units that any 60 s (both ends counted in) of (moment, units) admitted."""
-    return max(
-        (sum(units for moment, units in admissions if start <= moment <= start + 60.0) for start, _ in admissions),
-        default=0.0,
-    )
-
-
-@given(allowance=st.integers(1, 100_000), dawdles_s=DAWDLES_S)
-def test_any_minute_admits_no_more_than_allowed(allowance: int, dawdles_s: list[float]) -> None:
-    """Whenever a caller comes, the single requests admitted in any 60 s never exceed the allowance."""
-    pace = Pace(allowance)
-    now = 1_000.0
-    admissions = []
-    for dawdle_s in dawdles_s:
-        now = max(now, pace.opens_at()) + dawdle_s
-        pace.take(now, 1)
-        admissions.append((now, 1.0))
-    assert busiest_minute(admissions) <= allowance
-
-
-@pytest.mark.parametrize("allowance", [1, 2, 3, 7, 60, 600])
-def test_eager_caller_gets_nearly_the_allowance(allowance: int) -> None:
-    """A caller that never dawdles gets, in each minute, at least the allowance less its margin, and not more."""
-    pace = Pace(allowance)
-    admissions = []
-    now = 0.0
-    while now < 200.0:
-        pace.take(now, 1)
-        admissions.append((now, 1.0))
-        now = max(now, pace.opens_at())
-    third_minute = sum(1 for moment, _ in admissions if 120.0 <= moment < 180.0)
-    assert math.floor(MARGIN * allowance) <= third_minute <= allowance
-    assert busiest_minute(admissions) <= allowance
-
-
-@given(
-    allowance=st.integers(10, 1_000_000),
-    takes=st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 1.0)), max_size=200),
-)
-def test_large_units_exceed_by_one_admission(allowance: int, takes: list[tuple[float, float]]) -> None:
-    """With admissions of any size, any 60 s without its last admission are within the allowance."""
-    pace = Pace(allowance)
-    now = 0.0
-    admissions = []
-    for dawdle_s, share in takes:
-        now = max(now, pace.opens_at()) + dawdle_s
-        pace.take(now, share * allowance)
-        admissions.append((now, share * allowance))
-    for first, (start, _) in enumerate(admissions):
-        within = [units for moment, units in admissions[first:] if moment <= start + 60.0]
-        assert sum(within[:-1]) <= allowance + 1e-6 * allowance
-
-
-def test_fresh_pace_is_open() -> None:
-    """Nothing was taken yet, so the first request may start at any time."""
-    assert Pace(60).opens_at() == -math.inf
-
-
-def test_take_spaces_requests_evenly() -> None:
-    """Sixty a minute, less the margin, are one every 60 / 59.4 s, less what may be caught up for the first."""
-    pace = Pace(60)
-    pace.take(100.0, 1)
-    assert pace.opens_at() == pytest.approx(100.0 - CATCH_UP_S + 1 / MARGIN)
-    pace.take(pace.opens_at(), 1)
-    assert pace.opens_at() == pytest.approx(100.0 - CATCH_UP_S + 2 / MARGIN)
-
-
-def test_long_idleness_earns_no_burst() -> None:
-    """An hour without requests is worth no more than the catch-up time."""
-    pace = Pace(60)
-    pace.take(0.0, 1)
-    pace.take(3_600.0, 1)
-    assert pace.opens_at() == pytest.approx(3_600.0 - CATCH_UP_S + 1 / MARGIN)
-
-
-def test_units_given_back_open_earlier() -> None:
-    """A reservation of 30 that needed 10 delays the next by no more than 10 would have."""
-    pace = Pace(60)
-    pace.take(0.0, 30)
-    pace.give_back(20)
-    assert pace.opens_at() == pytest.approx(-CATCH_UP_S + 10 / MARGIN)
-
-
-def test_units_missing_open_later() -> None:
-    """A reservation that was too low is made up for by those that follow."""
-    pace = Pace(60)
-    pace.take(0.0, 10)
-    pace.give_back(-20)
-    assert pace.opens_at() == pytest.approx(-CATCH_UP_S + 30 / MARGIN)
+TOKEN_S = 60 / (600 * TOKENS_MARGIN)
+"""Seconds for each of 600 tokens a minute."""
 
 
 def test_limits_without_numbers_never_close() -> None:
     """A job with neither allowance is never held back and reserves nothing."""
     limits = RateLimits(None, None)
-    assert limits.reserve(0.0, 4_000) == 0.0
-    limits.settle(0.0, 4_000, Usage(1_000, 1_000))
+    for number in range(1_000):
+        assert limits.reserve(number / 1_000, 4_000) == 0.0
+        limits.settle(0.0, 4_000, Usage(1_000, 1_000))
     assert limits.opens_at() == -math.inf
+    assert limits.binding == ""
 
 
 def test_stricter_allowance_decides() -> None:
-    """The later of the two allowances says when the next request may start."""
+    """The later of the two allowances says when the next request may start, and is named."""
     limits = RateLimits(6_000, 600)
-    reserved = limits.reserve(0.0, 4 * 44)
-    assert reserved == 44 + 256
-    assert limits.opens_at() == pytest.approx(-CATCH_UP_S + 300 / 600 * 60 / MARGIN)
+    reserved = limits.reserve(0.0, 300, 200)
+    assert reserved == 300 / FIRST_BYTES_PER_TOKEN + 200
+    assert limits.opens_at() == pytest.approx(-TOKENS_CATCH_UP_S + 300 * TOKEN_S)
+    assert limits.binding == "limits.tokens_per_minute: 600"
 
 
 def test_request_allowance_reserves_no_tokens() -> None:
@@ -128,14 +39,23 @@ def test_request_allowance_reserves_no_tokens() -> None:
     limits = RateLimits(60, None)
     assert limits.reserve(0.0, 4_000) == 0.0
     assert limits.opens_at() == pytest.approx(-CATCH_UP_S + 1 / MARGIN)
+    assert limits.binding == "limits.requests_per_minute: 60"
 
 
 def test_settling_replaces_the_estimate() -> None:
     """After the reply, the request has cost what its usage says and nothing more."""
     limits = RateLimits(None, 600)
     reserved = limits.reserve(0.0, 400)
+    assert reserved == 400 / FIRST_BYTES_PER_TOKEN + FIRST_COMPLETION_TOKENS
     limits.settle(reserved, 400, Usage(prompt_tokens=50, completion_tokens=10))
-    assert limits.opens_at() == pytest.approx(-CATCH_UP_S + 60 / 600 * 60 / MARGIN)
+    assert limits.opens_at() == pytest.approx(-TOKENS_CATCH_UP_S + 60 * TOKEN_S)
+
+
+def test_turned_away_request_costs_no_tokens() -> None:
+    """What was reserved for it is there for the next."""
+    limits = RateLimits(None, 600)
+    limits.give_back(limits.reserve(0.0, 400))
+    assert limits.opens_at() == pytest.approx(-TOKENS_CATCH_UP_S)
 
 
 @pytest.mark.parametrize("usage", [None, Usage(), Usage(0, 0), Usage(None, 0)])
@@ -148,28 +68,69 @@ def test_settling_without_usage_keeps_reservation(usage: Usage | None) -> None:
     assert limits.opens_at() == before
 
 
-def test_estimate_follows_usage() -> None:
-    """Each reply moves the estimate a twentieth of the way towards what it reports."""
-    estimate = TokenEstimate()
-    assert estimate.tokens(400) == 100 + 256
-    estimate.learn(400, Usage(prompt_tokens=200, completion_tokens=56))
-    assert estimate.bytes_per_token == pytest.approx(3.9)
-    assert estimate.completion_tokens == pytest.approx(246.0)
+def test_told_limits_are_kept_to() -> None:
+    """What the endpoint tells spaces requests from then on, those that started before included."""
+    limits = RateLimits(None, None)
+    for number in range(8):
+        limits.reserve(0.001 * number, 400)
+    limits.note(Allowance(requests_per_minute=600, tokens_per_minute=6_000_000), 0.5)
+    assert limits.opens_at() == pytest.approx(8 * 0.1 / MARGIN, abs=0.11)
+    limits.reserve(1.0, 400)
+    assert limits.opens_at() == pytest.approx(1.0 - CATCH_UP_S + 0.1 / MARGIN)
+    assert limits.binding == "the endpoint's 600 requests/min"
+    limits.reserve(2.0, 40_000_000)
+    assert limits.binding == "the endpoint's 6,000,000 tokens/min"
 
 
-def test_estimate_learns_only_what_is_reported() -> None:
-    """Usage without counts, or with a prompt of none, teaches nothing about the prompt."""
-    estimate = TokenEstimate()
-    estimate.learn(400, Usage())
-    assert estimate == TokenEstimate()
-    estimate.learn(400, Usage(prompt_tokens=0, completion_tokens=0))
-    assert estimate.bytes_per_token == 4.0
-    assert estimate.completion_tokens == pytest.approx(243.2)
+def test_job_wins_over_the_endpoint() -> None:
+    """A limit in the job counts, whether the endpoint tells more or less; what the job leaves open it may tell."""
+    limits = RateLimits(60, None)
+    limits.note(Allowance(requests_per_minute=6_000, tokens_per_minute=10**9), 0.0)
+    limits.reserve(0.0, 400)
+    assert limits.opens_at() == pytest.approx(-CATCH_UP_S + 1 / MARGIN)
+    assert limits.settled().tokens_per_minute == 10**9
+    assert limits.settled().requests_per_minute is None
 
 
-def test_estimate_converges_to_the_job() -> None:
-    """After a few hundred like replies, a request's reservation is what it costs."""
-    estimate = TokenEstimate()
-    for _ in range(500):
-        estimate.learn(3_000, Usage(prompt_tokens=1_000, completion_tokens=7))
-    assert estimate.tokens(3_000) == pytest.approx(1_007)
+def test_told_limit_that_changes_is_followed() -> None:
+    """Providers raise and lower them as a run goes on."""
+    limits = RateLimits(None, None)
+    limits.note(Allowance(requests_per_minute=60), 0.0)
+    limits.note(Allowance(requests_per_minute=600), 1.0)
+    limits.reserve(10.0, 400)
+    assert limits.opens_at() == pytest.approx(10.0 - CATCH_UP_S + 0.1 / MARGIN)
+
+
+def test_nearly_spent_window_is_waited_for() -> None:
+    """Ten requests left for a window that ends in 30 s are used up by its end, not before."""
+    limits = RateLimits(None, None)
+    limits.note(Allowance(requests_per_minute=600, requests_left=10, requests_reset_s=30), 100.0)
+    assert limits.opens_at() == pytest.approx(130.0 - 10 * 0.1 / MARGIN)
+
+
+def test_empty_bucket_that_refills_is_not_waited_for() -> None:
+    """A bucket that takes a minute to be whole again refills all the while: the pace alone suffices."""
+    limits = RateLimits(None, None)
+    limits.note(Allowance(requests_per_minute=600, requests_left=0, requests_reset_s=60), 100.0)
+    assert limits.opens_at() <= 100.0
+
+
+def test_next_run_starts_from_what_was_learned() -> None:
+    """The told limits, and what requests cost, are known from the first request on."""
+    before = Settled(None, 600.0, 60_000.0, 4.0, 50.0)
+    limits = RateLimits(None, None, before)
+    assert limits.reserve(0.0, 400, 1_000) == pytest.approx(150)
+    assert limits.opens_at() > 0.0
+    settled = limits.settled()
+    assert (settled.requests_per_minute, settled.tokens_per_minute) == (600.0, 60_000.0)
+
+
+def test_run_that_learned_nothing_settles_nothing() -> None:
+    """Without limits there is nothing to remember."""
+    assert RateLimits(None, None).settled() == Settled()
+
+
+def test_limit_found_by_refusals_is_named_with_round_numbers() -> None:
+    """It is not known better than that."""
+    limits = RateLimits(None, None, Settled(requests_per_minute=3_021.7))
+    assert limits.binding == "the endpoint's limit of about 3,000 requests/min"

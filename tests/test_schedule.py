@@ -17,10 +17,10 @@ import pytest
 import uvloop
 
 from batchchat.errors import BatchchatError, CheckpointError, EndpointRefusedError, InputError, InterruptedRunError
-from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress
+from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Settled
 from batchchat.send.backlog import READY_LOW_WATER
 from batchchat.send.breaker import FIRST_ROWS, ROWS_IN_A_ROW
-from batchchat.send.concurrency import FIRST_LIMIT, LARGEST_LIMIT, Concurrency
+from batchchat.send.concurrency import FIRST_LIMIT, Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing
 from batchchat.send.schedule import Schedule
@@ -53,6 +53,7 @@ class MemoryStore:
         self.known = dict(known or {})
         self.outcomes: list[tuple[bytes, Outcome]] = []
         self.progress: list[Progress] = []
+        self.settled: Settled | None = None
 
     def find(self, keys: Sequence[bytes]) -> Mapping[bytes, bool]:
         """Return what is known."""
@@ -63,6 +64,10 @@ class MemoryStore:
         self.outcomes.extend(outcomes)
         self.known.update((key, isinstance(outcome, Answer)) for key, outcome in outcomes)
         self.progress.append(progress)
+
+    def remember(self, settled: Settled) -> None:
+        """Keep the last."""
+        self.settled = settled
 
     def by_name(self) -> dict[str, Outcome]:
         """Return the outcomes by the name of their key, which must have one each."""
@@ -953,11 +958,11 @@ def test_bound_holds_after_a_cut(rows: int) -> None:
         refuse = asyncio.Event()
 
         async def send(body: bytes) -> Reply | Failure:
-            if body not in {b"r0", b"r1"}:
+            if body not in {b"r38", b"r39"}:
                 return await endpoint(body)
             await refuse.wait()
-            await turns(3 * (body == b"r1"))
-            return ANSWER if body == b"r1" else refusal(429, retry_after="3600")
+            await turns(3 * (body == b"r39"))
+            return ANSWER if body == b"r39" else refusal(429, retry_after="3600")
 
         concurrency = Concurrency("auto", time.monotonic())
         concurrency.limit = 40
@@ -966,7 +971,7 @@ def test_bound_holds_after_a_cut(rows: int) -> None:
         await endpoint.hold(38)
         refuse.set()
         await asyncio.wait_for(store.arrivals.get(), HANG_S)
-        assert concurrency.limit == 32
+        assert concurrency.limit < 38
         schedule.stop(interrupt())
         store.passes.release(50)
         endpoint.release.set()
@@ -1137,7 +1142,7 @@ async def play(seed: int) -> list[str]:
     concurrency = Concurrency("auto" if seed % 4 == 0 else trial.limit, time.monotonic())
     if seed % 4 == 0:
         concurrency.limit = rng.randint(1, 40)
-        trial.limit = LARGEST_LIMIT
+        trial.limit = 10**9
     schedule = schedule_of(feed, store, send, concurrency=concurrency, max_attempts=trial.max_attempts)
     task = asyncio.create_task(run(schedule))
     if kind in {"stop", "cut"}:

@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from heapq import nsmallest
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from batchchat.crashpoint import crash_point
@@ -48,6 +49,9 @@ _PUT = {
     table: f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
     for table, columns in COLUMNS.items()
 }
+MOST_PUT_AT_ONCE = 64
+"""Rows that one statement puts in place: with one statement for each, Python's lock changes hands each time."""
+
 _NEWEST_FAILURES = f"{_SELECT['failures']} WHERE run = (SELECT max(run) FROM runs) ORDER BY kind, message"  # noqa: S608
 
 _UNREADABLE = (ValueError, TypeError, KeyError, zlib.error)
@@ -98,7 +102,9 @@ class Checkpoint:
         failures = [failure_row(key, run, outcome) for key, outcome in outcomes if isinstance(outcome, FailedRow)]
         crash_point("before-commit")
         with self._guarded(), self._transaction() as connection:
-            connection.executemany(_PUT["answers"], answers)
+            for start in range(0, len(answers), MOST_PUT_AT_ONCE):
+                group = answers[start : start + MOST_PUT_AT_ONCE]
+                connection.execute(_put_answers(len(group)), list(chain.from_iterable(group)))
             if self._has_failures():
                 connection.executemany("DELETE FROM failures WHERE key = ?", [row[:1] for row in answers])
             connection.executemany(_PUT["failures"], failures)
@@ -216,6 +222,14 @@ class Checkpoint:
     def _guarded(self) -> Iterator[None]:
         with translated(self.path):
             yield
+
+
+@cache
+def _put_answers(count: int) -> str:
+    """Return the statement that puts so many answers in their places."""
+    columns = COLUMNS["answers"]
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT OR REPLACE INTO answers ({', '.join(columns)}) VALUES {', '.join([row] * count)}"  # noqa: S608
 
 
 @contextmanager

@@ -56,6 +56,8 @@ class Breaker(Generic[T]):
     def note_other(self, place: int) -> list[T]:
         """Note another outcome; return the refusals of requests that started before it: they are the rows' own."""
         self._has_other = True
+        if not self._held:
+            return []
         earlier = [held for held in self._held if held < place]
         return [self._held.pop(held) for held in earlier]
 

@@ -13,7 +13,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from typing import Any, NoReturn
+from typing import Any
 
 import certifi
 import httpx
@@ -23,8 +23,9 @@ from batchchat.send.sockets import Sockets
 
 KEEPALIVE_EXPIRY_S = 4
 """Idle seconds after which a connection is not used again: below the 5 s after which common servers close theirs."""
-RACE_S = 0.05
-"""Seconds within which a used connection that breaks, without a byte, was closed by the server before it was asked."""
+RACE_S = 0.1
+"""Seconds within which a used connection that breaks, without a byte, was closed by the server before it was asked; in
+them another one is found, or opened."""
 BEFORE_WRITE = "before_write"
 """The extension of a request that holds what is called just before its first byte is written; False forbids that."""
 
@@ -49,7 +50,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
     """Connections, as many as are asked for, over an `http` or `https` proxy or none.
 
     Of a request's extensions it obeys `timeout` (`connect` and `read`) and `before_write`. A request on a connection
-    that the server closed while it was idle is sent once more on a new one: it was never seen.
+    that the server closed while it was idle is sent again on another: it was never seen.
 
     Raises:
         OSError: the certificates that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
@@ -80,7 +81,8 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         self._busy[channel.curl] = channel
         self._multi.add_handle(channel.curl)
         try:
-            await reply.head()
+            while not reply.has_head:
+                await reply.more()
         except BaseException:
             await reply.aclose()
             raise
@@ -184,7 +186,8 @@ class _Channel:
     def _on_ready(self, *_: object) -> int:
         """Take libcurl's word that a connection is there, and decide whether the request may be written on it.
 
-        It comes a second time when a used connection broke without a byte: libcurl would send the request again.
+        It comes again when a used connection broke without a byte, for libcurl to send the request on another; one
+        that was opened for it and breaks ends the request.
         """
         try:
             is_allowed = self.reply.may_write(time.monotonic())
@@ -217,8 +220,7 @@ class _Reply(httpx.AsyncByteStream):
         self._release = release
         self._channel: _Channel | None = channel
         self._before_write: Callable[[], bool] | None = extensions.get(BEFORE_WRITE)
-        self._has_head = False
-        self._is_repeated = False
+        self.has_head = False
         self._parts: list[bytes] = []
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -227,25 +229,21 @@ class _Reply(httpx.AsyncByteStream):
         """Whether the request may be written now: for the first time, or after a race with a server that closed."""
         if self._before_write is not None and not self._before_write():
             raise HaltedError
-        if self.written_at is None:
-            self.written_at = now
-            return True
-        if self._is_repeated or now - self.written_at > RACE_S:
+        if self.written_at is not None and now - self.written_at > RACE_S:
             message = "Server disconnected without sending a response."
             raise httpx.RemoteProtocolError(message)
-        self._is_repeated = True
         self.written_at = now
         return True
 
     def take_head(self, lines: list[bytes]) -> None:
         """Take the lines of a head, unless it is a proxy's or an interim one (RFC 9110, 15.2), or follows the body."""
-        if self._has_head or self.written_at is None:
+        if self.has_head or self.written_at is None:
             return
         self.status = int(lines[0].split(None, 2)[1])
         if self.status >= 200:
             parts = [line.split(b":", 1) for line in lines[1:-1]]
             self.headers = [(part[0], part[1].strip()) for part in parts if len(part) == 2]
-            self._has_head = True
+            self.has_head = True
             self._wake()
 
     def take(self, data: bytes) -> None:
@@ -256,17 +254,10 @@ class _Reply(httpx.AsyncByteStream):
     def end(self, error: Exception | None) -> None:
         """Note that no more will come."""
         self._channel = None
-        if error is None and not self._has_head:
+        if error is None and not self.has_head:
             error = httpx.RemoteProtocolError("the reply has no head")
         self._error = error
         self._wake()
-
-    async def head(self) -> None:
-        """Wait for status and headers."""
-        while not self._has_head:
-            if self._channel is None:
-                self._raise()
-            await self._more()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -276,9 +267,9 @@ class _Reply(httpx.AsyncByteStream):
                     yield part
             if self._channel is None:
                 break
-            await self._more()
+            await self.more()
         if self._error is not None:
-            self._raise()
+            raise self._error
 
     async def aclose(self) -> None:
         """Give up what has not come yet."""
@@ -286,12 +277,14 @@ class _Reply(httpx.AsyncByteStream):
         if channel is not None:
             self._release(channel)
 
-    def _raise(self) -> NoReturn:
-        assert self._error is not None
-        raise self._error
+    async def more(self) -> None:
+        """Wait until something more came.
 
-    async def _more(self) -> None:
-        """Wait until something more came."""
+        Raises:
+            httpx.TransportError, HaltedError: nothing more will come.
+        """
+        if self._error is not None:
+            raise self._error
         loop = asyncio.get_running_loop()
         self._waiter = waiter = loop.create_future()
         read_s = self.timeout.get("read")

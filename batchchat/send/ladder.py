@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import orjson
 
-from batchchat.records import Completion, Failure, Usage
+from batchchat.records import NO_USAGE, Completion, Failure
 from batchchat.send.pacing import Pending
 from batchchat.send.reply import shown_message
 from batchchat.send.structured import Structure, Turn, added, body_for
@@ -42,7 +42,7 @@ class Ladder:
     def judge(self, completion: Completion, pending: Pending) -> Completion | Turn | Failure:
         """Return what follows from a reply: its completion as an answer, one more turn, or why neither helps."""
         if self._structure is None:
-            is_first = pending.turn.usage == Usage()
+            is_first = pending.turn.usage is NO_USAGE
             return completion if is_first else replace(completion, usage=added(pending.turn.usage, completion.usage))
         judged = self._structure.judge(completion, pending.request.body, pending.turn)
         if isinstance(judged, Completion) and judged.parsed is not None:

@@ -1,86 +1,84 @@
 """Requests and tokens a minute: reserve, settle, learn; arithmetic only.
 
-What passes in is `now`, in seconds of any steady clock; what comes out is the moment from which a request may start.
-It does not wait, and knows neither requests nor replies.
+What passes in is `now`, in seconds of any steady clock, what requests may cost and what replies say of it and of the
+endpoint's limits; what comes out is the moment from which a request may start. A limit that the job gives wins over
+what the endpoint tells; what the endpoint does in fact refuse counts beside both. It does not wait, and knows neither
+requests nor headers.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from batchchat.records import Usage
+from batchchat.records import Settled, Usage
+from batchchat.send.estimate import TokenEstimate
+from batchchat.send.inferred import Inferred
+from batchchat.send.pace import Pace
 
-MARGIN = 0.99
-"""Share of an allowance that is used: the endpoint's clock and the network's delays are not ours."""
-
-CATCH_UP_S = 0.05
-"""Seconds of allowance that may be made up for at once after the loop was busy; more would be a burst."""
-
-_FIRST_BYTES_PER_TOKEN = 4.0
-_FIRST_COMPLETION_TOKENS = 256.0
-_SMOOTHING = 0.05
+TOKENS_CATCH_UP_S = 0.5
+"""Seconds of tokens that may be made up for: what is given back in lumps would be lost otherwise."""
+TOKENS_MARGIN = 0.97
+"""Share of the tokens' allowance that is used: completions are known only when they are there."""
+WINDOW_SIGN = 1.5
+"""A budget that is to be whole again faster than it can be earned comes back all at once, when a window ends."""
 
 
-class Pace:
-    """Spreads an allowance of units a minute evenly (the generic cell rate algorithm), with no burst at the start.
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What an endpoint tells of its limits for this key and model; None is what it does not tell.
 
-    In any 60 s, units taken one by one never exceed the allowance; larger takes exceed it by one take at most.
+    `_left` is what remains of the budget of the present minute, `_reset_s` the seconds until it is whole again.
     """
 
-    def __init__(self, units_per_minute: float) -> None:
-        self._seconds_per_unit = 60.0 / (units_per_minute * MARGIN)
-        self._free_at = -math.inf
-
-    def opens_at(self) -> float:
-        """Return the moment from which the next units may be taken."""
-        return self._free_at
-
-    def take(self, now: float, units: float) -> None:
-        """Reserve units from `now` on."""
-        self._free_at = max(self._free_at, now - CATCH_UP_S) + units * self._seconds_per_unit
-
-    def give_back(self, units: float) -> None:
-        """Settle a reservation that was too high (or, with negative units, too low)."""
-        self._free_at -= units * self._seconds_per_unit
-
-
-@dataclass(slots=True)
-class TokenEstimate:
-    """What a request will cost in tokens, learned from the usage of this job's own replies."""
-
-    bytes_per_token: float = _FIRST_BYTES_PER_TOKEN
-    completion_tokens: float = _FIRST_COMPLETION_TOKENS
-
-    def tokens(self, body_bytes: int) -> float:
-        """Return the tokens to reserve for a request: its prompt by size, its completion by the mean so far."""
-        return body_bytes / self.bytes_per_token + self.completion_tokens
-
-    def learn(self, body_bytes: int, usage: Usage) -> None:
-        """Follow a reply's usage; what it does not report teaches nothing."""
-        if usage.prompt_tokens:
-            self.bytes_per_token += _SMOOTHING * (body_bytes / usage.prompt_tokens - self.bytes_per_token)
-        if usage.completion_tokens is not None:
-            self.completion_tokens += _SMOOTHING * (usage.completion_tokens - self.completion_tokens)
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    requests_left: float | None = None
+    tokens_left: float | None = None
+    requests_reset_s: float | None = None
+    tokens_reset_s: float | None = None
 
 
 class RateLimits:
-    """A job's two allowances; either may be absent."""
+    """The two allowances, each given by the job, told by the endpoint, or absent; and what refusals show.
 
-    def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+    `before` is what an earlier run learned; the endpoint's first word replaces it.
+    """
+
+    def __init__(
+        self, requests_per_minute: float | None, tokens_per_minute: float | None, before: Settled | None = None
+    ) -> None:
+        before = before or Settled()
+        self._are_given = (requests_per_minute is not None, tokens_per_minute is not None)
         self._requests = Pace(requests_per_minute) if requests_per_minute else None
-        self._tokens = Pace(tokens_per_minute) if tokens_per_minute else None
-        self._estimate = TokenEstimate()
+        self._tokens = _token_pace(tokens_per_minute) if tokens_per_minute else None
+        self._told = Allowance()
+        self._inferred = Inferred(None if requests_per_minute else before.requests_per_minute)
+        self._estimate = TokenEstimate(before)
+        if not self._tokens and before.tokens_per_minute:
+            self._tell_tokens(before.tokens_per_minute)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a request's tokens matter."""
+        return self._tokens is not None
 
     def opens_at(self) -> float:
         """Return the moment from which a request may start."""
-        return max(pace.opens_at() if pace else -math.inf for pace in (self._requests, self._tokens))
+        opens_at = -math.inf if self._requests is None else self._requests.opens_at()
+        if self._tokens is not None:
+            opens_at = max(opens_at, self._tokens.opens_at())
+        return max(opens_at, self._inferred.opens_at())
 
-    def reserve(self, now: float, body_bytes: int) -> float:
-        """Take one request and its estimated tokens; return the tokens reserved."""
+    def reserve(self, now: float, body_bytes: int, max_tokens: int | None = None) -> float:
+        """Take one request and its estimated tokens; return the tokens reserved.
+
+        `body_bytes` are sent, media included; `max_tokens` is what the request allows its completion.
+        """
+        self._inferred.on_start(now)
         if self._requests:
             self._requests.take(now, 1)
         if not self._tokens:
             return 0.0
-        tokens = self._estimate.tokens(body_bytes)
+        tokens = self._estimate.tokens(body_bytes, max_tokens)
         self._tokens.take(now, tokens)
         return tokens
 
@@ -97,3 +95,81 @@ class RateLimits:
         used = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
         if used:
             self._tokens.give_back(reserved - used)
+
+    def on_refusal(self, started_at: float, now: float, in_flight: int, *, is_new: bool) -> bool:
+        """Note a rate limit; return whether it is taken for a rate's, and not for the number of requests in flight.
+
+        `is_new` says that a burst begins with it, `in_flight` what was under way as it started: 0 for a number that
+        cannot be what the endpoint objects to.
+        """
+        return self._inferred.on_refusal(started_at, now, in_flight, is_new=is_new)
+
+    def note(self, told: Allowance, now: float) -> None:
+        """Follow what the endpoint tells of its limits, where the job gives none."""
+        requests_are_given, tokens_are_given = self._are_given
+        if told.requests_per_minute and not requests_are_given:
+            self._tell_requests(told.requests_per_minute, now)
+            _hold_back(self._requests, told.requests_per_minute, told.requests_left, told.requests_reset_s, now)
+        if told.tokens_per_minute and not tokens_are_given:
+            self._tell_tokens(told.tokens_per_minute)
+            _hold_back(self._tokens, told.tokens_per_minute, told.tokens_left, told.tokens_reset_s, now)
+
+    def _tell_requests(self, per_minute: float, now: float) -> None:
+        if per_minute == self._told.requests_per_minute:
+            return
+        self._told = replace(self._told, requests_per_minute=per_minute)
+        if self._requests is None:
+            self._requests = Pace(per_minute)
+            count, since = self._inferred.lately(now)
+            self._requests.wait_until(since + count * self._requests.seconds_per_unit)  # as if known from the start
+            self._inferred.forget()
+        self._requests.set_rate(per_minute)
+
+    def _tell_tokens(self, per_minute: float) -> None:
+        if per_minute == self._told.tokens_per_minute:
+            return
+        self._told = replace(self._told, tokens_per_minute=per_minute)
+        if self._tokens is None:
+            self._tokens = _token_pace(per_minute)
+        self._tokens.set_rate(per_minute)
+
+    @property
+    def binding(self) -> str:
+        """The limit that opens last, in words; empty where there is none."""
+        paces = [pace for pace in (self._requests, self._tokens, self._inferred.pace) if pace]
+        if not paces:
+            return ""
+        last = max(paces, key=Pace.opens_at)
+        requests_are_given, tokens_are_given = self._are_given
+        if last is self._inferred.pace:
+            about = float(f"{60.0 / last.seconds_per_unit:.2g}")
+            return f"the endpoint's limit of about {about:,.12g} requests/min"
+        if last is self._tokens:
+            if tokens_are_given:
+                return f"limits.tokens_per_minute: {self._tokens.units_per_minute:,.12g}"
+            return f"the endpoint's {self._tokens.units_per_minute:,.12g} tokens/min"
+        if requests_are_given:
+            return f"limits.requests_per_minute: {last.units_per_minute:,.12g}"
+        return f"the endpoint's {last.units_per_minute:,.12g} requests/min"
+
+    def settled(self) -> Settled:
+        """Return what the next run can start from; the number of requests in flight is not known here."""
+        return Settled(
+            None,
+            self._told.requests_per_minute or self._inferred.requests_per_minute,
+            self._told.tokens_per_minute,
+            self._estimate.bytes_per_token,
+            self._estimate.completion_tokens,
+        )
+
+
+def _token_pace(per_minute: float) -> Pace:
+    return Pace(per_minute, catch_up_s=TOKENS_CATCH_UP_S, margin=TOKENS_MARGIN)
+
+
+def _hold_back(pace: Pace | None, per_minute: float, left: float | None, reset_s: float | None, now: float) -> None:
+    """Wait, where what is left of a window would not last until its end; a bucket that refills all the time lasts."""
+    if pace is None or left is None or not reset_s:
+        return
+    if (per_minute - left) / reset_s > WINDOW_SIGN * per_minute / 60.0:
+        pace.wait_until(now + reset_s - max(0.0, left) * pace.seconds_per_unit)

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchchat.records import ChatRequest, Completion, Failure, Outcome, Progress
+from batchchat.records import ChatRequest, Completion, Failure, Outcome, Progress, Settled
 from batchchat.send.concurrency import Concurrency
+from batchchat.send.jsonvalue import mapping_of, read_json
 from batchchat.send.limits import RateLimits
 from batchchat.send.structured import Turn
 from batchchat.send.transport import Reply
@@ -18,10 +19,13 @@ Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure | None]]
 
 
 class Store(Protocol):
-    """Where outcomes are kept; both calls block and are made off the event loop, one at a time."""
+    """Where outcomes are kept; all calls block and are made off the event loop, one at a time."""
 
     def find(self, keys: Sequence[bytes]) -> Mapping[bytes, bool | None]:
         """Return what is known of keys: True for an answer, False for a failure that stands, None for one to retry."""
+
+    def remember(self, settled: Settled) -> None:
+        """Keep what was learned of the endpoint for the next run."""
 
     def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
         """Make the outcomes durable, together with how far the run is."""
@@ -31,8 +35,8 @@ class Store(Protocol):
 class Pending:
     """A request that has no outcome yet, and the attempts that counted.
 
-    `started_at` is when it last started, `place` that start's in the order of all, `reserved` the tokens reserved for
-    it. `has_failed_before` says that an earlier run gave it up.
+    `started_at` is when it last started, among `started_among` others in flight, `place` that start's in the order of
+    all, `reserved` the tokens reserved for it. `has_failed_before` says that an earlier run gave it up.
     `turn` is what its next request adds to its own body, `turns` how many replies were paid for and not its last, and
     `last` the newest of these, as read and as received.
     `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
@@ -41,6 +45,7 @@ class Pending:
 
     request: ChatRequest
     started_at: float = 0.0
+    started_among: int = 0
     place: int = 0
     reserved: float = 0.0
     has_failed_before: bool = False
@@ -66,14 +71,22 @@ class Pending:
         return self.lone_rate_limits > 1
 
 
+def max_tokens_of(body: bytes) -> int | None:
+    """Return the tokens that a request allows its completion, if it says so."""
+    fields = mapping_of(read_json(body))
+    allowed = fields.get("max_completion_tokens", fields.get("max_tokens"))
+    return allowed if isinstance(allowed, int) and allowed > 0 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Pacing:
     """What the schedule obeys: the job's limits as the send room's arithmetic.
 
-    `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes alone. `model_varies` says
-    that rows name the model, so that an unknown one may be a row's own trouble. `max_outage_s` is how long an endpoint
-    that is down is waited for; without `waits_for_first`, one that never answered is not: `reached` is the base URL
-    that last did, `base_url` the one that is asked. `notes` are sentences for the user on how the limits came about.
+    `in_flight_bytes` bounds the bodies that are under way at once; one that is larger goes alone. `model_varies`
+    says that rows name the model, so that an unknown one may be a row's own trouble. `max_outage_s` is how long an
+    endpoint that is down is waited for; without `waits_for_first`, one that never answered is not: `reached` is the
+    base URL that last did, `base_url` the one that is asked. `largest_name` is what bounds the concurrency at last.
+    `notes` are sentences for the user on how the limits came about.
     """
 
     rates: RateLimits
@@ -86,4 +99,5 @@ class Pacing:
     waits_for_first: bool = False
     base_url: str = ""
     reached: str = ""
+    largest_name: str = "limits.max_concurrency"
     notes: tuple[str, ...] = ()

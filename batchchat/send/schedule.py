@@ -6,28 +6,36 @@ is in flight, one chunk of the feed, and a bounded number of rows that wait to b
 """
 
 import asyncio
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from batchchat.errors import EndpointRefusedError
-from batchchat.records import Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Usage
+from batchchat.records import NO_USAGE, Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Settled
+from batchchat.send.admission import Admission
 from batchchat.send.backlog import Backlog
+from batchchat.send.bound import Bound
+from batchchat.send.bound import Verdict as BoundVerdict
 from batchchat.send.breaker import Breaker
 from batchchat.send.failures import Verdict, is_transient, signature, verdict
+from batchchat.send.feeding import Feeding
 from batchchat.send.ladder import Ladder
-from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store
+from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store, max_tokens_of
 from batchchat.send.parking import Parking
-from batchchat.send.reading import read
+from batchchat.send.reading import Reading
 from batchchat.send.retry import is_last, wait_s
-from batchchat.send.settling import Settling, Surroundings, in_thread
+from batchchat.send.settling import Settling, Surroundings
 from batchchat.send.structured import Structure, Turn, added
 from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
 from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble, no_such_endpoint, refusal_of_rows
 
 HEARTBEAT_S = 1.0
+BEATS_TO_REMEMBER = 30
+"""Heartbeats after which what was learned of the endpoint is stored, lest a run that is killed leaves nothing."""
 
 
 class Schedule:
@@ -43,7 +51,6 @@ class Schedule:
         structure: Structure | None = None,
         halt: Callable[[], None] = lambda: None,
     ) -> None:
-        self._feed = feed
         self._send = send
         self._pacing = pacing
         self._observe = observe
@@ -52,18 +59,20 @@ class Schedule:
         self._ladder = Ladder(structure, model_varies=pacing.model_varies)
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
-        self._is_feeding = False
-        self._is_exhausted = False
         self._probe_count = 0
         self._tally = Tally()
         self._trouble = Trouble(pacing, self._tally)
+        self._bound = Bound(pacing.concurrency, pacing.rates, pacing.largest_name)
+        self._admission = Admission(self._trouble, pacing.rates, pacing.concurrency, self._bound)
+        self._reading = Reading(pacing.rates)
         self._parking = Parking()
         self._breaker: Breaker[tuple[Pending, FailedRow]] = Breaker()
         self._settling = Settling(store, self._tally, self._surroundings())
+        self._wake = asyncio.Event()
+        self._feeding = Feeding(feed, self._backlog, self._settling, self._tally, self._wake.set, self.stop)
         self._stop: Exception | None = None
         self._drain_until = 0.0
         self._is_cut_off = False
-        self._wake = asyncio.Event()
 
     async def run(self) -> Progress:
         """Send everything that the feed brings and the store does not have; return how it ended.
@@ -74,17 +83,21 @@ class Schedule:
         with ThreadPoolExecutor(1, "store") as self._store_thread, ThreadPoolExecutor(1, "feed") as self._feed_thread:
             self._tally.in_flight_bound = self._pacing.concurrency.limit
             await self._settling.commit_progress(self._store_thread)
+            self._bound.beat(time.monotonic(), time.process_time())
             async with asyncio.TaskGroup() as self._tasks:
                 heartbeat = self._tasks.create_task(self._beat())
                 await self._dispatch()
                 heartbeat.cancel()
             self._tally.in_flight_bound = 0
             self._tally.possibly_billed += self._tally.turns_held  # of rows that a stop left on the way
+            self._bound.beat(time.monotonic(), time.process_time())
             await self._settling.commit_progress(self._store_thread)
-        self._observe(self._progress())
+            await self._settling.remember(self._settled(), self._store_thread)
+        progress = self._progress(bound=self._bound.whole)
+        self._observe(progress)
         if self._stop is not None:
             raise self._stop
-        return self._progress()
+        return progress
 
     def stop(self, reason: Exception, *, is_urgent: bool = False) -> None:
         """Start no further request; those in flight may end within `grace_s`, unless it `is_urgent`."""
@@ -103,11 +116,11 @@ class Schedule:
             await self._sleep(wait_until)
 
     def _is_done(self) -> bool:
-        if self._in_flight or self._settling.is_busy or self._is_feeding:
+        if self._in_flight or self._settling.is_busy or self._feeding.is_busy:
             return False
         if self._stop is not None:
             return True
-        if not self._is_exhausted or self._backlog:
+        if not self._feeding.is_exhausted or self._backlog:
             return False
         self._leave_parking(is_over=True)
         refused = self._breaker.release()
@@ -124,9 +137,12 @@ class Schedule:
             timer.cancel()
 
     async def _beat(self) -> None:
-        while True:
+        for beats in itertools.count(1):
             await asyncio.sleep(HEARTBEAT_S)
+            self._bound.beat(time.monotonic(), time.process_time())
             self._observe(self._progress())
+            if beats % BEATS_TO_REMEMBER == 0:
+                await self._settling.remember(self._settled(), self._store_thread)
 
     def _drain(self) -> float | None:
         """Cancel what is still in flight when the time for it is over; it may have been billed all the same."""
@@ -143,38 +159,39 @@ class Schedule:
 
     def _admit(self) -> float | None:
         """Start every request that may start now; return when the next may, None if that depends on something else."""
-        self._refill()
+        self._refill(self._limit())
+        now = time.monotonic()
         while self._backlog:
-            now = time.monotonic()
-            due_at = self._backlog.next_due(now, self._limit())
-            opens_at = max(due_at, self._trouble.opens_at, self._pacing.rates.opens_at())
+            limit, taken = self._limit(), len(self._in_flight) + len(self._settling)
+            due_at = self._backlog.next_due(now, limit)
+            opens_at = self._admission.opens_at(now, due_at, taken, limit, self._probe_count)
             if opens_at > now:
-                return None if opens_at == float("inf") else opens_at
-            if not self._has_slot():
-                if not self._trouble.is_holding:
-                    self._pacing.concurrency.on_full()
-                return None
+                return None if opens_at == math.inf else opens_at
             if not self._has_room(self._backlog.next_bytes(now)):
+                self._admission.on_crowded(now)
                 return None
             self._start(self._backlog.take(now), now)
-            self._refill()
+            self._refill(limit)
+        if not self._feeding.is_exhausted:
+            self._admission.on_dry(now)
         return None
 
     def _limit(self) -> int:
         """Never more than the last commit said, so that after a power cut the bound it recorded is true."""
         return min(self._pacing.concurrency.limit, self._settling.durable_limit)
 
-    def _has_slot(self) -> bool:
-        if self._trouble.is_holding and self._probe_count:
-            return False
-        return len(self._in_flight) + len(self._settling) < self._limit()
+    def _refill(self, limit: int) -> None:
+        self._feeding.refill(limit, self._tasks, self._feed_thread, self._store_thread)
 
     def _has_room(self, sent_bytes: int) -> bool:
         return not self._in_flight or self._in_flight_bytes + sent_bytes <= self._pacing.in_flight_bytes
 
     def _start(self, pending: Pending, now: float) -> None:
         sent_bytes, is_probe = pending.request.sent_bytes, self._trouble.is_holding
-        pending.reserved = self._pacing.rates.reserve(now, len(pending.request.body))
+        rates = self._pacing.rates
+        max_tokens = max_tokens_of(pending.request.body) if rates.counts_tokens else None
+        pending.reserved = rates.reserve(now, sent_bytes, max_tokens)
+        pending.started_among = len(self._in_flight)
         task = self._tasks.create_task(self._attempt(pending))
         self._in_flight.add(task)
         self._in_flight_bytes += sent_bytes
@@ -188,33 +205,6 @@ class Schedule:
 
         task.add_done_callback(end)
 
-    # Feeding
-
-    def _refill(self) -> None:
-        if self._is_feeding or self._is_exhausted or not self._backlog.wants_more(self._limit()):
-            return
-        self._is_feeding = True
-        self._tasks.create_task(self._feed_chunk())
-
-    async def _feed_chunk(self) -> None:
-        try:
-            chunk = await in_thread(self._feed_thread, lambda: next(self._feed, None))
-            if chunk is None:
-                self._is_exhausted = True
-            else:
-                await self._accept(chunk)
-        except Exception as error:  # whatever it is, it is raised again when everything answered is kept
-            self.stop(error)
-        finally:
-            self._is_feeding = False
-            self._wake.set()
-
-    async def _accept(self, chunk: Chunk) -> None:
-        self._tally.rows_read += len(chunk.requests) + chunk.failed_row_count
-        self._tally.rows_failed += chunk.failed_row_count
-        for pending in await self._settling.unanswered(chunk.requests, self._store_thread):
-            self._backlog.add(pending)
-
     # One attempt, and what follows from it
 
     async def _attempt(self, pending: Pending) -> None:
@@ -224,7 +214,7 @@ class Schedule:
         self._tally.requests_sent += 1
         try:
             reply = await self._send(pending.request, self._ladder.body(pending))
-            result = await read(reply) if isinstance(reply, Reply) else reply
+            result = await self._reading.read(reply) if isinstance(reply, Reply) else reply
             self._breaker.end(pending.place)
             self._follow(pending, reply, result)
         except Exception as error:  # a fault of our own must not take along what others have paid for
@@ -241,8 +231,8 @@ class Schedule:
         if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
             self._pacing.rates.give_back(pending.reserved)
         else:
-            usage = None if isinstance(result, Failure) and result.usage == Usage() else result.usage
-            self._pacing.rates.settle(pending.reserved, len(pending.request.body), usage)
+            usage = None if isinstance(result, Failure) and result.usage == NO_USAGE else result.usage
+            self._pacing.rates.settle(pending.reserved, pending.request.sent_bytes, usage)
             self._tally.add_usage(result.usage)
         if isinstance(result, Failure):
             self._fail(pending, result, time.monotonic())
@@ -256,8 +246,10 @@ class Schedule:
         self._tally.requests_sent -= 1
 
     def _complete(self, pending: Pending, reply: Reply, completion: Completion) -> None:
+        now, usage = time.monotonic(), completion.usage
         self._trouble.pass_through(pending.started_at)
-        self._pacing.concurrency.on_reply(time.monotonic())
+        tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+        self._pacing.concurrency.on_reply(now, now - pending.started_at, tokens)
         self._tally.has_completion = True
         judged = self._ladder.judge(completion, pending)
         if isinstance(judged, Turn):
@@ -265,7 +257,8 @@ class Schedule:
             pending.turns += 1
             self._settle(pending, None)
         else:
-            said = replace(completion, usage=added(pending.turn.usage, completion.usage))
+            is_first = pending.turn.usage is NO_USAGE
+            said = completion if is_first else replace(completion, usage=added(pending.turn.usage, completion.usage))
             self._conclude(pending, judged, said, reply, pending.requests + 1)
 
     def _conclude(
@@ -281,7 +274,7 @@ class Schedule:
         pending.turn = replace(pending.turn, usage=added(pending.turn.usage, failure.usage))
         if failure.is_outcome_unknown:
             self._tally.possibly_billed += 1
-        is_rest_tried = self._is_exhausted and not self._backlog.has_new
+        is_rest_tried = self._feeding.is_exhausted and not self._backlog.has_new
         step = self._trouble.follow(pending, failure, now, is_rest_tried=is_rest_tried)
         if isinstance(step, Refuse):
             self.stop(EndpointRefusedError(step.reason))
@@ -311,21 +304,24 @@ class Schedule:
 
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
-        self._pacing.concurrency.on_reply(time.monotonic())
+        now = time.monotonic()
+        self._pacing.concurrency.on_reply(now, now - pending.started_at)
         tries = (
             self._pacing.max_attempts if failure.kind != "empty_reply" else min(EMPTY_TRIES, self._pacing.max_attempts)
         )
         if not (is_final or is_last(pending.attempts, tries)):
-            self._backlog.try_again(pending, time.monotonic() + wait_s(failure, pending.attempts))
+            self._backlog.try_again(pending, now + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
             # Nothing that came back was ever a chat completion: this is not such an endpoint.
             self.stop(EndpointRefusedError(no_such_endpoint(failure)))
-        elif self._trouble.is_open(pending, time.monotonic()):
+        elif self._trouble.is_open(pending, now):
             self._parking.park(pending, failure, latency_s)
         else:
             self._give_up(pending, failure, latency_s)
 
     def _leave_parking(self, *, is_over: bool = False) -> None:
+        if not self._parking:
+            return
         now = time.monotonic()
         again, over = self._parking.leave(lambda pending: not is_over and self._trouble.is_open(pending, now))
         for pending in again:
@@ -339,7 +335,7 @@ class Schedule:
         A refusal that may be the job's is held until it shows whose it is; when the run stops, its row was not asked.
         """
         said, reply = (pending.last[0], pending.last[1].body) if pending.last else (Completion(None), b"")
-        paid = None if pending.turn.usage == Usage() else replace(said, usage=pending.turn.usage)
+        paid = None if pending.turn.usage == NO_USAGE else replace(said, usage=pending.turn.usage)
         requests = pending.requests + charged
         row = FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply)
         mark = None if pending.last else signature(failure)
@@ -381,14 +377,20 @@ class Schedule:
         in_flight = len(self._in_flight)
         if self._stop is not None:
             return in_flight
-        if not self._is_exhausted or self._is_feeding:
+        if not self._feeding.is_exhausted or self._feeding.is_busy:
             return max(limit, in_flight)  # more than the limit, where it has just been cut
         return max(in_flight, min(limit, in_flight + len(self._backlog) + turned))
 
-    def _progress(self) -> Progress:
+    def _settled(self) -> Settled:
+        return replace(self._pacing.rates.settled(), concurrency=self._pacing.concurrency.settled)
+
+    def _progress(self, bound: BoundVerdict | None = None) -> Progress:
+        bound = bound or self._bound.lately
         self._tally.notes = (*self._ladder.notes, *self._trouble.notes)
         return self._tally.progress(
             in_flight=len(self._in_flight),
             concurrency=self._limit(),
+            bound_by=bound.kind,
+            bound=bound.words,
             reached=self._pacing.base_url if self._tally.has_reached else self._pacing.reached,
         )

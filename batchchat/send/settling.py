@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from batchchat.errors import BatchchatError
-from batchchat.records import Answer, ChatRequest, Outcome, Progress
+from batchchat.records import Answer, ChatRequest, Outcome, Progress, Settled
 from batchchat.send.pacing import Pending, Store
 from batchchat.send.tally import Tally
 
@@ -143,6 +143,13 @@ class Settling:
             self._tally.possibly_billed += len(unkept)
             self._around.has_failed(error)
         self.durable_limit = limit
+
+    async def remember(self, settled: Settled, thread: Executor) -> None:
+        """Keep what was learned of the endpoint."""
+        try:
+            await in_thread(thread, lambda: self._store.remember(settled))
+        except BatchchatError as error:
+            self._around.has_failed(error)
 
 
 def _outcomes(group: Sequence[tuple[Pending, Outcome | None]]) -> list[tuple[Pending, Outcome]]:

@@ -42,6 +42,7 @@ class Sockets:
         self._events: dict[int, int] = {}
         self._inodes: dict[int, int] = {}
         self._timer: asyncio.Handle | None = None
+        self._is_due = False  # at the loop's next turn, which every request asks for
         self._is_closed = False
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
@@ -77,10 +78,9 @@ class Sockets:
     def _note(self, fd: int) -> None:
         """Let go of what is there under a number, if it is another socket's now."""
         status = os.fstat(fd)
-        inode = status.st_ino if stat.S_ISSOCK(status.st_mode) else -1  # what else there is may share its inode
-        if inode < 0 or self._inodes.get(fd) != inode:
+        if self._inodes.get(fd) != status.st_ino:
             self._forget(fd)
-            self._inodes[fd] = inode
+            self._inodes[fd] = status.st_ino if stat.S_ISSOCK(status.st_mode) else -1  # others share theirs
 
     def _forget(self, fd: int) -> None:
         if self._events.pop(fd, None) is not None:
@@ -95,9 +95,12 @@ class Sockets:
         self._take_ended()
 
     def _on_timer(self, delay_ms: int) -> None:
+        if delay_ms == 0 and self._is_due:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._is_due = delay_ms == 0
         if self._loop is None or self._is_closed:
             return
         if delay_ms == 0:
@@ -107,5 +110,6 @@ class Sockets:
 
     def _on_time(self) -> None:
         self._timer = None
+        self._is_due = False
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._take_ended()

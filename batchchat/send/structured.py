@@ -6,14 +6,14 @@ completion with its JSON in `parsed`, the turn to take next, or a failure. It as
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any, NoReturn
 
 import jsonschema_rs
 import orjson
 
-from batchchat.records import Completion, Failure, Usage
+from batchchat.records import NO_USAGE, Completion, Failure, Usage
 from batchchat.send.answer import CUT_REASONS
 from batchchat.send.mending import FoundJson, Reading, read
 from batchchat.send.reply import shown_message
@@ -44,7 +44,7 @@ class Turn:
     mode: int = 0
     said: tuple[Mapping[str, Any], ...] = ()
     max_tokens: int | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NO_USAGE
 
 
 class Structure:
@@ -130,6 +130,8 @@ class Structure:
 
 def added(first: Usage, second: Usage) -> Usage:
     """Return the sum of two usages; what neither reports stays None."""
+    if first is NO_USAGE:
+        return second
     sums: dict[str, int | None] = {}
     for name in _COUNTS:
         counts = [count for count in (getattr(first, name), getattr(second, name)) if count is not None]

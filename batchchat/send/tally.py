@@ -48,7 +48,7 @@ class Tally:
         self.prompt_tokens += usage.prompt_tokens or 0
         self.completion_tokens += usage.completion_tokens or 0
 
-    def progress(self, *, in_flight: int, concurrency: int, reached: str) -> Progress:
+    def progress(self, *, in_flight: int, concurrency: int, bound_by: str, bound: str, reached: str) -> Progress:
         """Return the counts as they stand."""
         return Progress(
             rows_read=self.rows_read,
@@ -63,6 +63,8 @@ class Tally:
             concurrency=concurrency,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
+            bound_by=bound_by,
+            bound=bound,
             reached=reached,
             notes=self.notes,
         )

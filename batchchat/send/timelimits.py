@@ -6,6 +6,7 @@ A limit between bytes alone is not enough: an endpoint that sends a byte a secon
 import asyncio
 import math
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,46 +23,74 @@ _WHOLE, _FIRST_BYTE, _PIECE = "whole", "first byte", "piece"
 
 
 class Deadline:
-    """The moment by which the next thing must have come: of all limits that hold, the nearest."""
+    """The moment by which the next thing must have come: of all limits that hold, the nearest.
+
+    As a context manager it ends its block with a TimeoutError when that moment is past. It keeps one timer, which looks
+    again when it rings, since most limits move on long before: `asyncio.timeout` sets another each time.
+    """
 
     def __init__(self, limits: TimeLimits) -> None:
         self._limits = limits
-        self._now = asyncio.get_running_loop().time
-        self._ends_at = self._now() + limits.total_s
-        self._has_steps = min(limits.first_byte_s, limits.idle_s) < limits.total_s
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + limits.total_s
         self._step = _WHOLE
         self._step_ends_at = self._lingers_until = math.inf
-        self.timeout = asyncio.timeout_at(self._ends_at)
+        self._rings_at = self._ends_at
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        self._timer = self._loop.call_at(self._rings_at, self._ring)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def on_written(self) -> None:
         """Note that the request is on its way."""
-        if self._has_steps:
-            self._step_to(_FIRST_BYTE, self._limits.first_byte_s)
+        self._step_to(_FIRST_BYTE, self._limits.first_byte_s)
 
     def on_piece(self) -> None:
         """Note that more of the reply has come."""
-        if self._has_steps:
-            self._step_to(_PIECE, self._limits.idle_s)
-
-    def _step_to(self, step: str, seconds: float) -> None:
-        self._step_ends_at = self._now() + seconds
-        self._step = step if self._step_ends_at < self._ends_at else _WHOLE
-        self._reschedule()
+        self._step_to(_PIECE, self._limits.idle_s)
 
     def linger(self, seconds: float) -> None:
         """Wait only so much longer: all that an answer needs is there."""
-        self._lingers_until = min(self._lingers_until, self._now() + seconds)
-        self._reschedule()
+        self._lingers_until = min(self._lingers_until, self._loop.time() + seconds)
+        self._look()
 
     def go_on(self) -> None:
         """Take the lingering back: there is more to come."""
         self._lingers_until = math.inf
-        self._reschedule()
 
-    def _reschedule(self) -> None:
-        ends_at = min(self._ends_at, self._step_ends_at, self._lingers_until)
-        if ends_at != self.timeout.when():
-            self.timeout.reschedule(ends_at)
+    def _step_to(self, step: str, seconds: float) -> None:
+        self._step_ends_at = self._loop.time() + seconds
+        self._step = step if self._step_ends_at < self._ends_at else _WHOLE
+        self._look()
+
+    def _look(self) -> None:
+        """Let the timer ring earlier, if it must; one that rings too early is set again then."""
+        nearest = min(self._ends_at, self._step_ends_at, self._lingers_until)
+        if nearest < self._rings_at and self._timer is not None:
+            self._timer.cancel()
+            self._rings_at = nearest
+            self._timer = self._loop.call_at(nearest, self._ring)
+
+    def _ring(self) -> None:
+        nearest = min(self._ends_at, self._step_ends_at, self._lingers_until)
+        if nearest > self._rings_at:
+            self._rings_at = nearest
+            self._timer = self._loop.call_at(nearest, self._ring)
+            return
+        self._timer = None
+        self._is_over = True
+        self._task.cancel()
 
     def __str__(self) -> str:
         """Say what did not come in time."""

@@ -4,6 +4,7 @@ What passes in is a request's body; what comes out is a `Reply` with any status,
 brought none. It does not know what the bytes mean, and it tries once.
 """
 
+import asyncio
 import errno
 import ipaddress
 import time
@@ -29,6 +30,8 @@ LINGER_S = 3.0
 """Seconds in which a stream whose reply is whole may still send its usage and `[DONE]`; some never do."""
 LAST_LINGER_S = 0.25
 """Seconds after `[DONE]` in which the connection may come to its end, and so be used again."""
+LARGE_CONTENT_BYTES = 2**17
+"""Bytes of a body from which on it is searched for the key in a thread, while others' replies come in."""
 MOST_SIZES = 1_024
 """Sizes of bodies for which the headers are kept ready."""
 
@@ -94,8 +97,13 @@ class Transport:
         deadline = Deadline(self._limits)
         received = _Received(deadline, may_linger=choice_count == 1)
         try:
-            async with deadline.timeout:
-                await self._exchange(body, received, deadline)
+            with deadline:
+                response = await self._transport.handle_async_request(self._request(body, deadline))
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                try:
+                    await received.read(response.status_code, _named(response.headers.raw), response.stream)
+                finally:
+                    await response.stream.aclose()
         except HaltedError:
             return None
         except (TimeoutError, TooLargeError, DecodingError, httpx.TransportError, OSError) as error:
@@ -107,10 +115,14 @@ class Transport:
                 return replace(content, message=self._redaction.message(content.message))
             content = b""  # an error that came as a broken stream: its status still says what it is
         first_token_at = received.body.first_token_at
+        if len(content) > LARGE_CONTENT_BYTES:
+            content = await asyncio.to_thread(self._redaction.content, content)
+        else:
+            content = self._redaction.content(content)
         return Reply(
             received.status,
             self._redacted(received.headers),
-            self._redaction.content(content),
+            content,
             (received.whole_at or time.monotonic()) - started,
             None if first_token_at is None else first_token_at - started,
         )
@@ -119,7 +131,7 @@ class Transport:
         """Close every connection."""
         await self._transport.aclose()
 
-    async def _exchange(self, body: bytes, received: "_Received", deadline: Deadline) -> None:
+    def _request(self, body: bytes, deadline: Deadline) -> httpx.Request:
         def before_write() -> bool:
             deadline.on_written()
             return not self._is_halted
@@ -127,13 +139,7 @@ class Transport:
         # Given as a stream, body and headers are taken as they stand, which costs a tenth of httpx's own preparations.
         extensions = {"timeout": self._timeout, BEFORE_WRITE: before_write}
         headers, stream = self._headers_for(len(body)), httpx.ByteStream(body)
-        request = httpx.Request("POST", self.url, headers=headers, stream=stream, extensions=extensions)
-        response = await self._transport.handle_async_request(request)
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        try:
-            await received.read(response.status_code, _named(response.headers.raw), response.stream)
-        finally:
-            await response.stream.aclose()
+        return httpx.Request("POST", self.url, headers=headers, stream=stream, extensions=extensions)
 
     def _redacted(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Return headers without the key, which hardly any has: so all are searched at once."""
@@ -225,12 +231,13 @@ class _Received:
         self.status, self.headers = status, headers
         is_event_stream = "event-stream" in headers.get("content-type", "")
         self.body = ReplyBody(is_event_stream=is_event_stream)
-        decoder = Decoder(headers.get("content-encoding", ""))
+        encoding = headers.get("content-encoding")
+        decoder = Decoder(encoding) if encoding else None
         size_bytes, largest = 0, LARGEST_STREAM_BYTES if is_event_stream else LARGEST_REPLY_BYTES
         self._deadline.on_piece()
         async for raw in stream:
             self._deadline.on_piece()
-            for part in decoder.feed(raw):
+            for part in decoder.feed(raw) if decoder else (raw,):
                 size_bytes += len(part)
                 if size_bytes > largest:
                     message = f"the reply is larger than {largest >> 20} MB"

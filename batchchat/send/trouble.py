@@ -32,6 +32,11 @@ OUTAGE_ROWS = 20
 """Rows that fail one after the other, with nothing in between, as they would if the endpoint were down: it is."""
 LONE_RATE_LIMITS = 10
 """Rate limits in a row that meet one row alone, while others get through, after which that row is given up."""
+LATE_REFUSAL_S = 1.0
+LONGEST_RATE_WAIT_S = 8.0
+"""Seconds between two bursts of rate limits whose end the endpoint does not tell: asking costs one request."""
+FIRST_RATE_WAIT = 0.2
+"""Share of a first retry's wait that a first burst is worth: what is in flight was cut, and the pace with it."""
 SHORTEST_CUT_S = 0.9
 CUTS_ALIKE = 3
 CUT_SPREAD = 0.05
@@ -85,6 +90,7 @@ class Trouble:
         self._tally = tally
         self._rate_gate = Gate()
         self._outage_gate = Gate()
+        self._is_wait_told = False  # whether the endpoint named the time of the present burst's wait
         self._unsent_in_a_row = 0
         self._streak: dict[int, Charged] = {}  # rows charged for what may be an outage, since anything last passed
         self._lately: dict[int, Charged] = {}  # and those charged just before that
@@ -177,16 +183,33 @@ class Trouble:
             is_over = pending.lone_rate_limits > LONE_RATE_LIMITS
             return GiveUp() if is_over else Again(now + wait_s(failure, pending.lone_rate_limits))
         is_new = gate.is_new_burst(started_at)
-        if is_new:
-            self._pacing.concurrency.on_rate_limit(now)
-        if is_new or failure.retry_after_s is not None:
-            gate.close(now, wait_s(failure, gate.burst_count + 1), is_new=is_new)
+        self._slow_down(pending, now, is_new=is_new)
+        if is_new or (failure.retry_after_s is not None and not self._is_wait_told):
+            self._is_wait_told = failure.retry_after_s is not None
+            gate.close(now, self._rate_wait_s(failure), is_new=is_new)
         troubled_s, wished_s = now - gate.troubled_since, failure.retry_after_s or 0.0
         if troubled_s > self._pacing.max_outage_s:
             return Refuse(f"the endpoint's limit did not lift for {troubled_s:,.0f} s: {failure.message}; try later")
         if troubled_s + wished_s > self._pacing.max_outage_s:
             return Refuse(f"the endpoint's limit lifts in {wished_s:,.0f} s, later than {_ALLOWED}: {failure.message}")
         return Again(gate.opens_at)
+
+    def _slow_down(self, pending: Pending, now: float, *, is_new: bool) -> None:
+        concurrency, in_flight = self._pacing.concurrency, pending.started_among
+        if now - pending.started_at > LATE_REFUSAL_S:
+            in_flight = concurrency.limit  # it is not by what was under way at its start that it was judged
+        level = in_flight if concurrency.may_be_too_many(in_flight) else 0
+        is_rate = self._pacing.rates.on_refusal(pending.started_at, now, level, is_new=is_new)
+        if is_new:
+            concurrency.on_rate_limit(now, 0 if is_rate else in_flight)
+
+    def _rate_wait_s(self, failure: Failure) -> float:
+        """Return how long a burst of rate limits closes the gate: one request asks first when it opens again."""
+        count = self._rate_gate.burst_count
+        wished_s = wait_s(failure, count + 1)
+        if failure.retry_after_s is not None:
+            return wished_s
+        return min(wished_s, LONGEST_RATE_WAIT_S) if count else FIRST_RATE_WAIT * wished_s
 
     # Outages
 
