@@ -8,15 +8,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from batchchat.errors import STOPPING_SIGNALS, BatchchatError, InterruptedRunError, StorageError
-from batchchat.garbage import undisturbed
+from batchchat.interpreter import undisturbed
 from batchchat.job import Job, Limits
 from batchchat.keep.checkpoint import Checkpoint
+from batchchat.prompt.imageprocess import image_process
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import ChatRequest, Chunk, Failure, Progress, Settled
 from batchchat.send.concurrency import Concurrency
@@ -98,6 +99,7 @@ class Asking:
             base_url = self._job.endpoint.resolved_base_url
             if self._job.endpoint.is_embedded:
                 base_url = stack.enter_context(_embedded_endpoint())
+            stack.callback(image_process.end)
             threads = stack.enter_context(ThreadPoolExecutor(BUILD_THREADS, "build"))
             runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
             limits = self._job.limits
@@ -186,14 +188,18 @@ def _affordable_connections() -> int:
 def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
     """Return what builds a request's body, when it has media, and sends it."""
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure | None:
-        if request.media:
-            loop = asyncio.get_running_loop()
-            try:
-                body = await loop.run_in_executor(threads, build, request, body, max_bytes)
-            except MediaError as error:
-                return Failure("media", str(error))
+    async def build_and_send(request: ChatRequest, body: bytes) -> Reply | Failure | None:
+        loop = asyncio.get_running_loop()
+        try:
+            body = await loop.run_in_executor(threads, build, request, body, max_bytes)
+        except MediaError as error:
+            return Failure("media", str(error))
         return await transport.send(body, choice_count=request.choice_count)
+
+    def send(request: ChatRequest, body: bytes) -> Awaitable[Reply | Failure | None]:
+        if request.media:
+            return build_and_send(request, body)
+        return transport.send(body, choice_count=request.choice_count)
 
     return send
 

@@ -30,7 +30,7 @@ from batchchat.errors import (
     Problem,
     StopSignal,
 )
-from batchchat.garbage import importing
+from batchchat.interpreter import importing
 from batchchat.usage import USAGE
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import sys
 import tracemalloc
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from batchchat.errors import UsageError
-from batchchat.prompt.image import LARGE_PIXELS, MOST_PIXELS, one_at_a_time, shrunk
+from batchchat.prompt.image import MOST_PIXELS, shrunk
 from batchchat.prompt.media import (
     MediaError,
     MediaFolder,
@@ -968,15 +968,3 @@ def test_pillow_is_loaded_only_to_shrink(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "False\n"
-
-
-def test_large_images_are_decoded_one_at_a_time() -> None:
-    """The pixels of one large image are in memory, not those of every thread's: small ones do not wait."""
-    side = 2_100
-    large, small = image_file(size=(side, side)), image_file(size=(40, 40))
-    assert side * side > LARGE_PIXELS
-    with ThreadPoolExecutor(1) as thread, one_at_a_time:
-        waiting = thread.submit(shrunk, large, "image/png", 8, "large")
-        assert len(shrunk(small, "image/png", 8, "small")) > 0
-        assert wait([waiting], timeout=0.7).not_done, "decoding it takes a tenth of that"
-    assert waiting.result() != large

@@ -201,6 +201,16 @@ def test_words_of_a_model_keep_what_looks_like_a_key() -> None:
     assert Redaction(KEY).content(text.encode()) == text.encode()
 
 
+@pytest.mark.parametrize("spelled", [SPELLINGS[name] for name in ("plain", "JSON in JSON", "URL twice", "mixed")])
+@pytest.mark.parametrize("around", ["ö ", "%41\\u0041"])
+def test_key_goes_wherever_it_stands_in_a_large_body(spelled: str, around: str) -> None:
+    """A large body is searched in pieces; a key that lies across their border is one still."""
+    for before in range(2**18 - len(spelled) - 3, 2**18 + 3, 7):
+        start = (around * 2**18).encode()[:before]
+        found = Redaction(KEY).content(start + spelled.encode() + b"\n" * 300_000)
+        assert found == start + REDACTED + b"\n" * 300_000
+
+
 def test_megabyte_is_searched_in_milliseconds() -> None:
     """A large reply costs about a millisecond a megabyte, whether the key is in it or not."""
     plain = b'{"content": "' + b"Some words of an answer, sk-can, with 100 % and more.\\n" * 18_000 + b'"}'

@@ -1,12 +1,11 @@
 """Image files made smaller, by Pillow, which is an extra.
 
 What passes in is a whole image file, what comes out a file of the same format with fewer pixels. It does not know
-rows, paths or requests; it runs in several threads at once.
+rows, paths, requests or processes; it runs in several threads at once.
 """
 
 import io
-import threading
-from contextlib import nullcontext
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -36,12 +35,16 @@ _FORMATS = MappingProxyType(
     }
 )
 LARGE_PIXELS = 4_000_000
-"""Pixels above which images are decoded one at a time: a file of some KB may take hundreds of MB while it is."""
-one_at_a_time = threading.Lock()
+"""Pixels above which an image is decoded apart: a file of some KB may take hundreds of MB while it is."""
+_LARGE_PIXELS = MappingProxyType({"WEBP": 1_000_000, "TIFF": 500_000, "JPEG2000": 10_000})
+"""The same for formats whose decoders keep Python's lock: for 3, 7 and 300 ms a million pixels."""
 _LEFT_ALONE = frozenset({"image/svg+xml", "image/x-icon"})
 _LOSSY = frozenset({"JPEG", "WEBP", "AVIF"})
 _QUALITY = 90
 _GREY_LEVELS = 2**16
+
+Apart = Callable[[bytes, str, int, str], bytes]
+"""Shrinks an image elsewhere."""
 
 
 def require_pillow() -> None:
@@ -60,10 +63,11 @@ def require_pillow() -> None:
         raise UsageError(message) from error
 
 
-def shrunk(content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
+def shrunk(content: bytes, mime_type: str, max_side: int, shown: str, apart: Apart | None = None) -> bytes:
     """Return an image whose longer side has at most `max_side` pixels; `content` itself where it has no more.
 
-    Its orientation and colour profile go along, other metadata do not. An animation and a file of several pages are
+    What is large goes to `apart`, which takes what this takes, and decodes one at a time out of others' way. Its
+    orientation and colour profile go along, other metadata do not. An animation and a file of several pages are
     returned as they are, for one frame or page would be another content; so are vector graphics and icons.
 
     Raises:
@@ -82,7 +86,7 @@ def shrunk(content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
             if max(image.size) <= max_side or _has_frames(image):
                 return content
             _refuse_bomb(image, shown)
-            with one_at_a_time if image.width * image.height > LARGE_PIXELS else nullcontext():
+            if apart is None or image.width * image.height <= _LARGE_PIXELS.get(format_name, LARGE_PIXELS):
                 return _encoded(_small(image, max_side), format_name)
     except MediaError:
         raise
@@ -100,6 +104,7 @@ def shrunk(content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
             f"{shown} cannot be read as {mime_type}: {str(error) or type(error).__name__}; check that the file is whole"
         )
         raise MediaError(message) from error
+    return apart(content, mime_type, max_side, shown)
 
 
 def _opened(content: bytes, format_name: str) -> "ImageFile":

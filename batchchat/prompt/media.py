@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from batchchat.prompt.image import require_pillow, shrunk
+from batchchat.prompt.image import require_pillow
+from batchchat.prompt.imageprocess import image_process
 from batchchat.prompt.mediafile import (
     ROOT_FIELD,
     MediaError,
@@ -37,7 +38,7 @@ __all__ = ["MediaError", "MediaFolder", "MediaMemory", "Unremembered", "build", 
 DIGEST_BYTES = 20
 HEAD_BYTES = 4096
 _BLOCK_BYTES = 2**20
-_ENCODED_BYTES = 3 * 2**20  # a multiple of three: only the last block of base64 is padded
+_ENCODED_BYTES = 3 * 2**18  # a multiple of three: only the last block of base64 is padded
 _COARSE_TICK_NS, _FINE_TICK_NS = 2 * 10**9, 50 * 10**6
 _KINDS = MappingProxyType({"image_url": "image", "video_url": "video"})
 _NAME = re.compile(rb'"(media:[^"\\]*)"')
@@ -247,16 +248,22 @@ def _at(value: Any, place: Place) -> Any:
 def _url(one: Media, max_bytes: int) -> list[bytes]:
     """Return a medium's URL in pieces, which only the whole body joins: as one text it would be held a second time."""
     _check_size(one.shown, one.size_bytes, max_bytes)
-    content = _blocks_of(one, _ENCODED_BYTES)
+    content = _blocks_of(one)
     if one.max_image_side is not None:
-        content = iter([shrunk(b"".join(content), one.mime_type, one.max_image_side, one.shown)])
+        small = image_process.shrunk(b"".join(content), one.mime_type, one.max_image_side, one.shown)
+        content = _cut(small)
     return [f"data:{one.mime_type};base64,".encode(), *(b2a_base64(block, newline=False) for block in content)]
 
 
-def _blocks_of(one: Media, block_bytes: int) -> Iterator[bytes]:
+def _blocks_of(one: Media) -> Iterator[bytes]:
     if isinstance(one.source, bytes):
-        return iter([one.source])
-    return blocks(MediaFile(str(one.source), one.size_bytes, one.mtime_ns, one.shown), block_bytes)
+        return _cut(one.source)
+    return blocks(MediaFile(str(one.source), one.size_bytes, one.mtime_ns, one.shown), _ENCODED_BYTES)
+
+
+def _cut(content: bytes) -> Iterator[bytes]:
+    # Coding keeps Python's lock: in one go, 20 MB would hold up everything else for 30 ms.
+    return (content[start : start + _ENCODED_BYTES] for start in range(0, len(content), _ENCODED_BYTES))
 
 
 def _local(messages: list[Any]) -> Iterator[tuple[Place, str, object]]:

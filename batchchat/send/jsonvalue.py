@@ -15,6 +15,8 @@ import orjson
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * 20
+_SEARCHED_BYTES = 2**18
+"""Bytes that are searched at a time: for as long as that takes, no other thread runs."""
 MAX_DIGITS = 4_000
 """Digits of an integer that is read; Python itself refuses to read much more."""
 
@@ -41,8 +43,9 @@ def read_pieces(body: bytes) -> Any:
 
 
 def _strict(body: bytes) -> Any:
-    if _LONG_NUMBER in body.translate(_DIGITS):
-        raise ValueError  # orjson would round it
+    for start in range(0, len(body), _SEARCHED_BYTES):
+        if _LONG_NUMBER in body[start : start + _SEARCHED_BYTES + len(_LONG_NUMBER)].translate(_DIGITS):
+            raise ValueError  # orjson would round it
     return orjson.loads(body)
 
 

@@ -9,7 +9,7 @@ everything that looks like somebody's key. It does not know HTTP.
 import base64
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 SHORTEST_SECRET = 8
 """Characters below which a key is a placeholder such as `x`, and taking it out would only spoil replies."""
@@ -24,6 +24,9 @@ _REDACTED = b"[redacted]"
 
 _URL_BASE64 = bytes.maketrans(b"+/", b"-_")
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=")
+_SEARCHED_BYTES = 2**18
+"""Bytes of a large body that are searched at a time: for as long as that takes, no other thread runs."""
+_OUTSIDE_ESCAPES = re.compile(rb"[^%0-9A-Fa-f\\u/]")
 _BASE64_BEFORE, _BASE64_AFTER = 3, 4
 """Characters beside what base64 has of a key for certain that have the rest of its first and last ones."""
 
@@ -64,6 +67,8 @@ class Redaction:
         # A body that ends in the midst of the key has its first half, as has one with the whole.
         marks = (key[: max(SHORTEST_SECRET, len(key) // 2)], *self._codes)
         self._marks = tuple(mark.decode("latin-1") for mark in marks)
+        self._overlap = max(map(len, self._marks))
+        self._escaped_as_json = re.compile(r"\\u00[2-7]" if key.isascii() else r"\\u00")
         self._word = None if key or len(api_key) < SHORTEST_WORD else _whole(api_key)
         self._spelled = re.compile(b"|".join(_spelled(form) for form in (key, *self._codes)))
         escaped = b"|".join(sorted({b"%02x" % character for character in key + b"+/-_="}))
@@ -77,9 +82,9 @@ class Redaction:
         """Return bytes without the key, if it is no word, nor its first half at the end of a body that was cut off."""
         if not self._key:
             return content
-        text = content.decode("latin-1")  # `in` takes half the time in a text, and every reply comes by here
-        is_escaped = ("%" in text or "\\u00" in text or "\\/" in text) and self._has_escaped(content)
-        if not is_escaped and not self._has_mark(text):
+        texts = self._texts(content)
+        is_escaped = self._has_escapes(texts) and self._has_escaped(content)
+        if not is_escaped and not self._has_mark(texts):
             return content
         spans = [*_spans_of(self._key, content), *self._code_spans(content)]
         if is_escaped:
@@ -105,26 +110,48 @@ class Redaction:
                 before, after = content[max(0, start - _BASE64_BEFORE) : start], content[end : end + _BASE64_AFTER]
                 yield start - _run(reversed(before)), end + _run(after)
 
-    def _has_mark(self, text: str) -> bool:
-        """Whether the key may be there as it stands, in part at the end, or in base64."""
-        for mark in self._marks:  # noqa: SIM110 - `any` takes twice the time
-            if mark in text:
+    def _texts(self, content: bytes) -> Sequence[str]:
+        """Return the content in pieces, each of which goes on until everything that may begin in it has ended."""
+        # `in` takes half the time in a text, and every reply comes by here.
+        if len(content) <= _SEARCHED_BYTES:
+            return (content.decode("latin-1"),)
+        starts = range(0, len(content), _SEARCHED_BYTES)
+        return [content[start : start + _SEARCHED_BYTES + self._overlap].decode("latin-1") for start in starts]
+
+    def _has_escapes(self, texts: Sequence[str]) -> bool:
+        """Whether any character that the key may have is escaped."""
+        for text in texts:
+            if "%" in text or "\\/" in text or ("\\u00" in text and self._escaped_as_json.search(text)):
                 return True
+        return False
+
+    def _has_mark(self, texts: Sequence[str]) -> bool:
+        """Whether the key may be there as it stands, in part at the end, or in base64."""
+        for text in texts:
+            for mark in self._marks:  # `any` takes twice the time
+                if mark in text:
+                    return True
         return False
 
     def _has_escaped(self, content: bytes) -> bool:
         """Whether the key is there with some of its characters escaped, once or several times over."""
-        count = 0
         of_url, of_json = self._escapes
-        if b"%" in content:
-            content, count = of_url.subn(_unescaped, content)
-        if b"\\u00" in content or b"\\/" in content:
-            content, found = of_json.subn(_unescaped, content)
-            count += found
+        pieces, count = [], 0
+        for escaped in _pieces(content):
+            piece, found_of_url = of_url.subn(_unescaped, escaped)
+            piece, found_of_json = of_json.subn(_unescaped, piece)
+            pieces.append(piece)
+            count += found_of_url + found_of_json
         if not count:
             return False
-        content = content.replace(b"\\", b"")  # of several before one escape, all but the last are left
-        return any(form.replace(b"\\", b"") in content for form in (self._key, *self._codes))
+        forms = [form.replace(b"\\", b"") for form in (self._key, *self._codes)]
+        longest, end = max(map(len, forms)), b""
+        for piece in pieces:
+            text = end + piece.replace(b"\\", b"")  # of several before one escape, all but the last are left
+            if any(form in text for form in forms):
+                return True
+            end = text[-longest:]
+        return False
 
     def _beginning_at_end(self, content: bytes) -> list[tuple[int, int]]:
         size = len(content)
@@ -142,6 +169,16 @@ def without_keys(text: str) -> str:
 def _whole(word: str) -> re.Pattern[str]:
     """Return the pattern of a word that is no part of another."""
     return re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """Yield the content in pieces, none of which ends amid an escape."""
+    start = 0
+    while start < len(content):
+        boundary = _OUTSIDE_ESCAPES.search(content, start + _SEARCHED_BYTES)
+        stop = boundary.start() if boundary else len(content)
+        yield content[start:stop]
+        start = stop
 
 
 def _spans_of(form: bytes, content: bytes) -> Iterator[tuple[int, int]]:

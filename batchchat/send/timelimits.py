@@ -33,6 +33,7 @@ class Deadline:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + limits.total_s
+        self._has_steps = min(limits.first_byte_s, limits.idle_s) < limits.total_s
         self._step = _WHOLE
         self._step_ends_at = self._lingers_until = math.inf
         self._rings_at = self._ends_at
@@ -54,11 +55,13 @@ class Deadline:
 
     def on_written(self) -> None:
         """Note that the request is on its way."""
-        self._step_to(_FIRST_BYTE, self._limits.first_byte_s)
+        if self._has_steps:
+            self._step_to(_FIRST_BYTE, self._limits.first_byte_s)
 
     def on_piece(self) -> None:
         """Note that more of the reply has come."""
-        self._step_to(_PIECE, self._limits.idle_s)
+        if self._has_steps:
+            self._step_to(_PIECE, self._limits.idle_s)
 
     def linger(self, seconds: float) -> None:
         """Wait only so much longer: all that an answer needs is there."""

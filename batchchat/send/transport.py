@@ -203,6 +203,9 @@ class TooLargeError(Exception):
     """The reply is beyond all sense."""
 
 
+_NOTHING = ReplyBody(is_event_stream=False)
+
+
 class _Received:
     """What has come of a reply so far, so that a connection that breaks after the last word loses nothing.
 
@@ -212,7 +215,7 @@ class _Received:
     def __init__(self, deadline: Deadline, *, may_linger: bool) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
-        self.body = ReplyBody(is_event_stream=False)
+        self.body = _NOTHING
         self.whole_at: float | None = None
         self._deadline = deadline
         self._may_linger = may_linger

@@ -1,14 +1,19 @@
-"""When Python looks for garbage: not through what stays, which takes some 50 ms each time.
+"""What Python does by itself, kept from holding up the event loop: looking for garbage, and threads taking turns.
 
-For as long as it looks, nothing else goes on in the process: no event loop, no other thread.
+For as long as it looks for garbage, nothing else goes on in the process; through what stays that takes some 50 ms.
 """
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 MADE_BETWEEN_LOOKS = 20_000
 """Objects more than were let go of, after which Python looks among the youngest; its own number is 700."""
+
+TURN_S = 0.001
+"""Seconds that a thread may keep Python's lock from others; its own number is five times as much. Each word of libcurl's
+to Python is a turn, and a loop's round has many: beside a thread that computes, all their waits would add up."""
 
 
 @contextmanager
@@ -24,13 +29,19 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Look within the block only among what is made there, and seldom: requests leave little that needs it."""
+    """Look within the block only among what is made there, and seldom: requests leave little that needs it.
+
+    Threads take turns more often.
+    """
+    turn_s = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
     frozen_before, thresholds = gc.get_freeze_count(), gc.get_threshold()
     gc.freeze()
     gc.set_threshold(MADE_BETWEEN_LOOKS, *thresholds[1:])
     try:
         yield
     finally:
+        sys.setswitchinterval(turn_s)
         gc.set_threshold(*thresholds)
         if not frozen_before:
             gc.unfreeze()

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from batchchat.garbage import undisturbed
+from batchchat.interpreter import undisturbed
 
 IMPORTS = """
 import gc
-from batchchat.garbage import importing
+from batchchat.interpreter import importing
 looked = []
 gc.callbacks.append(lambda phase, info: looked.append(phase))
 gc.enable()
