@@ -29,6 +29,7 @@ from batchchat.send.timelimits import TimeLimits
 from batchchat.send.transport import Reply, Transport
 
 if TYPE_CHECKING:
+    from batchchat.send.transport import AsyncBaseTransport
     from batchchat.show.progress import Observer
 
 BUILD_THREADS = 2
@@ -82,8 +83,14 @@ class Asking:
         self._retries_final = retries_final
         self.progress = Progress()
 
-    def ask(self, feed: Iterator[Chunk], observe: Observer, stop_switch: StopSwitch) -> None:
-        """Ask all rows; return when each has its outcome.
+    def ask(
+        self,
+        feed: Iterator[Chunk],
+        observe: Observer,
+        stop_switch: StopSwitch,
+        instead: AsyncBaseTransport | None = None,
+    ) -> None:
+        """Ask all rows, `instead` of over connections through what the caller gives; return when each has its outcome.
 
         Raises:
             BatchchatError: the run was stopped; everything that was answered is in the checkpoint.
@@ -103,7 +110,7 @@ class Asking:
             threads = stack.enter_context(ThreadPoolExecutor(BUILD_THREADS, "build"))
             runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
             limits = self._job.limits
-            transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits))
+            transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits), transport=instead)
             send = _sender(transport, threads, self._job.input.max_media_bytes)
             store = _CheckpointStore(self._checkpoint, self._endpoint, retries_final=self._retries_final)
             schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)

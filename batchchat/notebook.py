@@ -20,26 +20,32 @@ from batchchat.write.collector import Collector
 if TYPE_CHECKING:
     import polars as pl
 
+    from batchchat.send.transport import AsyncBaseTransport
+
 
 WAKE_UP_S = 0.5
 """Seconds after which a waiting cell looks for Ctrl-C: the system may give the signal to another thread."""
 
 
-def run(job: str | os.PathLike[str] | Mapping[str, Any], frame: pl.DataFrame | pl.LazyFrame | None) -> pl.DataFrame:
+def run(
+    job: str | os.PathLike[str] | Mapping[str, Any],
+    frame: pl.DataFrame | pl.LazyFrame | None,
+    transport: AsyncBaseTransport | None,
+) -> pl.DataFrame:
     """Run a job as `batchchat.run` documents it."""
     loaded = job_from_mapping(job, Path.cwd()) if isinstance(job, Mapping) else load_job(Path(job))
-    stop_switch = StopSwitch()
+    options = pipeline.RunOptions(transport=transport)
 
     def call() -> pl.DataFrame:
-        return _run(loaded, frame, stop_switch)
+        return _run(loaded, frame, options)
 
-    return _in_own_thread(call, stop_switch) if _is_in_event_loop() else call()
+    return _in_own_thread(call, options.stop_switch) if _is_in_event_loop() else call()
 
 
-def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, stop_switch: StopSwitch) -> pl.DataFrame:
+def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, options: pipeline.RunOptions) -> pl.DataFrame:
     plan = pipeline.prepare(loaded, frame)
     collector = Collector(plan.output, plan.source.schema)
-    pipeline.run(plan, api_key(loaded), pipeline.RunOptions(stop_switch=stop_switch), collector)
+    pipeline.run(plan, api_key(loaded), options, collector)
     return collector.frame()
 
 

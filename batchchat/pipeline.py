@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from batchchat.job import Job
+    from batchchat.send.transport import AsyncBaseTransport
 
 CHUNK_ROWS = 256
 CHUNK_BYTES = 4 * 2**20
@@ -78,12 +79,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run: `retries_errors` asks final failures again, `is_fresh` sets the old checkpoint aside."""
+    """How to run: `retries_errors` asks final failures again, `is_fresh` begins anew, `transport` is to be used."""
 
     retries_errors: bool = False
     is_fresh: bool = False
     is_quiet: bool = False
     stop_switch: StopSwitch = field(default_factory=StopSwitch)
+    transport: AsyncBaseTransport | None = None
 
 
 class Target(Protocol):
@@ -111,7 +113,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
                 _storage_errors(),
             ):
                 observe(_noted(asking.progress, checkpoint))
-                asking.ask(chunks(plan), observe, options.stop_switch)
+                asking.ask(chunks(plan), observe, options.stop_switch, options.transport)
             write_output(plan, checkpoint, [target for target in (first_rows, collector) if target])
         except (BatchchatError, StopSignal) as stop:
             error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop

@@ -23,6 +23,9 @@ from batchchat.send.redaction import Redaction
 from batchchat.send.stream import ReplyBody
 from batchchat.send.timelimits import Deadline, TimeLimits
 
+AsyncBaseTransport = httpx.AsyncBaseTransport
+"""What can take the place of the connections."""
+
 LARGEST_REPLY_BYTES = 64 * 2**20
 LARGEST_STREAM_BYTES = 4 * LARGEST_REPLY_BYTES
 """Bytes of a stream, which wraps every word of a reply in some 200 of its own."""
