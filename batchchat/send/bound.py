@@ -53,6 +53,8 @@ class Bound:
         self._lately: deque[dict[Hold, float]] = deque(maxlen=LATELY_BEATS)
         self._rate_words = ""
         self._total_s: dict[Hold, float] = {}
+        self.lately = Verdict()
+        """What bound the run during the last seconds, as of the last beat."""
 
     def hold(self, hold: Hold, now: float) -> None:
         """Note what holds requests back from now on."""
@@ -77,15 +79,14 @@ class Bound:
         self._lately.append(held_s)
         for hold, seconds in held_s.items():
             self._total_s[hold] = self._total_s.get(hold, 0.0) + seconds
+        self.lately = self._of_last_beats()
 
     def _count(self, now: float) -> None:
         if self._since is not None:
             self._held_s[self._held] = self._held_s.get(self._held, 0.0) + now - self._since
         self._since = now
 
-    @property
-    def lately(self) -> Verdict:
-        """What bound the run during the last seconds."""
+    def _of_last_beats(self) -> Verdict:
         sums: dict[Hold, float] = {}
         for held_s in self._lately:
             for hold, seconds in held_s.items():
