@@ -106,12 +106,17 @@ class Moody:
 
     behind: Endpoint
     share: float
-    _rng: random.Random = field(default_factory=lambda: random.Random(2))
+    retry_after_s: float | None = None
+    trip_s: float = 0.05
+    seed: int = 2
+
+    def __post_init__(self) -> None:
+        self._rng = random.Random(self.seed)
 
     def ask(self, now: float, tokens: int) -> Said:
         """Refuse at once, or not at all."""
         if self._rng.random() < self.share:
-            return Said(now + 0.05, is_refused=True)
+            return Said(now + self.trip_s, is_refused=True, retry_after_s=self.retry_after_s)
         return self.behind.ask(now, tokens)
 
 
@@ -326,7 +331,7 @@ class _Run:
         else:
             self.fresh.popleft()
             pending, tokens = Pending(REQUEST), self.tokens()
-        pending.started_at, pending.started_among = self.now, self.flying
+        pending.started_at, pending.started_among = self.now - 1e-9, self.flying  # before what is decided now
         self.flying += 1
         pending.reserved = self.pacing.rates.reserve(self.now, len(BODY), 1_000)
         self.taken += 1
@@ -346,7 +351,7 @@ class _Run:
             assert isinstance(step, Again)
             heapq.heappush(self.again, (step.at, next(self.sequence), (pending, tokens)))
             return
-        latency_s = self.now - pending.started_at
+        latency_s = round(self.now - pending.started_at, 6)
         usage = Usage(tokens // 2, tokens - tokens // 2)
         self.pacing.rates.settle(pending.reserved, len(BODY), usage)
         self.trouble.pass_through(pending.started_at)

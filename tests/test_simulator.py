@@ -44,11 +44,11 @@ def test_queueing_endpoint_is_kept_busy_without_a_queue() -> None:
     assert found.bound.whole.kind == "endpoint"
 
 
-@pytest.mark.parametrize(("has_queue", "seconds"), [(True, 65.2), (False, 66.6)])
-def test_large_endpoint_is_filled(has_queue: bool, seconds: float) -> None:
+@pytest.mark.parametrize(("has_queue", "retry_after_s"), [(True, None), (False, None), (False, 1.0)])
+def test_large_endpoint_is_filled(has_queue: bool, retry_after_s: float | None) -> None:
     """500 slots of 1 s: 30,000 rows take little more than a minute, whether more are queued or refused."""
-    found = play(Slots(lambda now: 500, always(1.0), has_queue), 30_000)
-    assert found.took_s <= seconds
+    found = play(Slots(lambda now: 500, always(1.0), has_queue, retry_after_s=retry_after_s), 30_000)
+    assert found.took_s <= 65.6
     assert found.median_latency_s <= 1.1
     assert found.refused_share <= 0.005
 
@@ -105,7 +105,7 @@ def test_wall_that_falls_and_returns_is_followed() -> None:
     found = play(slots, 10**6, until_s=340)
     assert found.rate(30, 60) >= 0.9 * 500
     assert found.rate(100, 160) >= 0.5 * 50
-    assert found.rate(300, 340) >= 0.7 * 500
+    assert found.rate(200, 340) >= 0.9 * 500
     assert found.refused_share <= 0.01
 
 
@@ -173,7 +173,7 @@ def test_request_limit_is_found_by_its_refusals(name: str, has_hints: bool, sinc
     limited = Limited(endpoint(), requests=limiter(name, RPM), hints=has_hints)
     found = play(limited, 10**6, until_s=300)
     assert found.rate(since_s, 300) >= share * RPM / 60
-    assert found.refused_share <= 0.0125
+    assert found.refused_share <= 0.015
 
 
 @pytest.mark.parametrize("name", ["bucket of a minute", "log of a minute", "calendar minutes"])
@@ -197,7 +197,7 @@ def test_token_limit_is_found_by_its_refusals(name: str, since_s: float) -> None
     limit = Bucket(TPM, TPM / 10) if name == "bucket of a second" else limiter(name, TPM)
     found = play(Limited(endpoint(2.0), tokens=limit), 10**6, until_s=640, tokens=lambda: 600)
     assert found.token_rate(since_s, 630) >= 0.92 * TPM
-    assert found.refused_share <= 0.0125
+    assert found.refused_share <= 0.02
 
 
 def test_both_limits_are_kept() -> None:
@@ -228,3 +228,22 @@ def test_refusal_now_and_then_is_no_limit(setting: Literal["auto", 64]) -> None:
     """One in a thousand is turned away whatever the rate: that costs a pause each time, and no more."""
     found = play(Moody(Slots(lambda now: 64, always(0.5)), 0.001), 10**6, setting, until_s=100)
     assert found.rate(20, 100) >= 0.93 * 128
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 0.0, 1.0])
+@pytest.mark.parametrize(("share", "least"), [(0.01, 0.8), (0.05, 0.6), (0.2, 0.3)])
+def test_refusals_by_chance_are_no_limit(share: float, least: float, retry_after_s: float | None) -> None:
+    """A gateway that turns one of a hundred, of twenty, of five requests away: the run goes on at nearly full speed."""
+    delivered = []
+    for seed in range(3):
+        random.seed(seed)
+        slots = Slots(lambda now: 64, always(0.5))
+        found = play(Moody(slots, share, retry_after_s, seed=seed), 10**6, until_s=100)
+        delivered.append(found.rate(0, 100) / 128)
+    assert statistics.median(delivered) >= least
+
+
+def test_fast_endpoint_with_refusals_by_chance_is_used() -> None:
+    """Replies after 5 ms, one of twenty refused: thousands a second are delivered all the same."""
+    found = play(Moody(Slots(lambda now: 64, always(0.005)), 0.05, trip_s=0.005), 10**6, until_s=6)
+    assert found.rate(0, 6) >= 0.6 * 64 / 0.005

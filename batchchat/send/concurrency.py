@@ -221,6 +221,15 @@ class Concurrency:
         self._anchor, self._is_unchecked = None, False
         self._rounds_to_hold = ROUNDS_AT_WALL
 
+    def forget_refusals(self) -> None:
+        """Grow again, where a cut ended that: what was refused was not for the number in flight."""
+        if self.is_fixed or self._wall == math.inf:
+            return
+        self._wall, self._rounds_to_hold = math.inf, FEWEST_ROUNDS_HELD
+        self._phase, self._before, self._grown, self._flat_replies = Phase.GROWING, None, [], 0
+        self._anchor = None
+        self._grow_to = min(self.largest, 2 * self.limit)
+
     def may_be_too_many(self, in_flight: int) -> bool:
         """Whether so many in flight may be what is refused: nearly all that are allowed, and not fewer than work."""
         return not self.is_fixed and in_flight >= max(IN_USE_SHARE * self.limit, HARDLY_FEWER * self._works)
@@ -311,7 +320,7 @@ class Concurrency:
         if gain >= max(1.0, found.limit / before.limit) ** WORTHWHILE:
             knee = float(self.limit)  # it is the largest limit that stops it
         else:
-            gains = [(one.limit, found.gain_over(one)) for one in self._grown]
+            gains = [(one.limit, found.gain_over(one)) for one in (*self._grown, found)]
             knee = HEADROOM * min(limit * max(1.0, gain) for limit, gain in gains if gain <= NEARLY_ALL)
         anchor = self._anchor
         if anchor is not None and found.gain_over(anchor) * PROBE_LOSS < 1.0:

@@ -14,6 +14,7 @@ that the next refusal meets few. It does not know how long the endpoint asks to 
 import math
 from collections import deque
 
+from batchchat.send.chance import FEWEST, QUIET_SHARE, Chance
 from batchchat.send.pace import Pace
 
 WINDOW_S = 60.0
@@ -38,6 +39,12 @@ HARDLY_LESS = 0.7
 FEWEST_REQUESTS = 8
 BEYOND = 1.06
 """Share of the rate from which on the pace grows twice as fast, again and again: what is known is no longer true."""
+FEW_AT_ONCE = 3
+ISOLATED_BELOW = 0.35
+LET_GO = 2.0
+MANY_AT_ONCE = 32
+TRIAL, SECOND_TRIAL = 0.5, 0.65
+FELL = 0.6
 GONE = 4.0
 """Times the rate at which there is no limit any more."""
 BLOCKED_S = 3.0
@@ -60,6 +67,7 @@ class Inferred:
         self._bursts: deque[tuple[float, int]] = deque(maxlen=32)  # when each came, and what had been let in
         self._burst_at = -math.inf
         self._is_rate = False
+        self._most_at_once = math.inf
         self._trip_s = SHORTEST_TRIP_S
         self._canary = 0  # since the burst: 0 none, 1 the first request, more: those that follow
         self._closed_until = -math.inf
@@ -67,6 +75,12 @@ class Inferred:
         self._growth = 0.0
         self._known_from = 0
         self._open_since = math.inf
+        self._chance = Chance()
+        self._after_trial: float | None = None  # the pace, a minute, that a trial for chance interrupts
+        self._counted = (0, 0)  # what had started and was refused at the last trial
+        self._is_first, self._is_second = True, False
+        self._trial_rate = 0.0
+        self._tried_rate = math.inf  # at which chance was ruled out
         if requests_per_minute:
             self._set(requests_per_minute / 60.0, SLOWLY_REQUESTS)
 
@@ -85,7 +99,9 @@ class Inferred:
         """Drop the pace: it is told, or gone."""
         self.pace = self.requests_per_minute = None
         self._bursts.clear()
-        self._level = 0
+        self._level = self._canary = 0
+        self._tried_rate, self._counted = math.inf, (self._started, self._refused)
+        self._closed_until = -math.inf
 
     def on_start(self, now: float) -> None:
         """Count a request that starts."""
@@ -96,12 +112,33 @@ class Inferred:
             self._open_since = min(self._open_since, now)
             self._minute.append((now, self._started - self._refused - 1))
             self._next_mark_at = now + MARK_S
+        trial_until = self._chance.trial_until
+        if trial_until and self._started > trial_until:
+            self._end_trial()
         pace = self.pace
         if pace is not None:
             is_binding = pace.opens_at() >= now - pace.seconds_per_unit
             pace.take(now, 1)
-            if is_binding and not self._canary:
+            if is_binding and not (self._canary or trial_until):
                 self._grow(pace, now)
+
+    def is_chance(self, started_at: float, now: float, in_flight: int) -> bool:
+        """Whether the refusal of a request that started since the last burst has nothing to do with how much is asked.
+
+        Where it has not, it is counted; otherwise `on_refusal` must follow.
+        """
+        is_tried = self._chance.trial_until > 0
+        unheard = (now - started_at) / self.pace.seconds_per_unit if self.pace else 0.0
+        is_chance = self._chance.allows(self._started, in_flight, unheard, now)
+        self._refused += is_chance
+        if is_tried and not self._chance.trial_until:
+            self._judge_trial(is_chance=is_chance)
+        return is_chance
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the endpoint is known to refuse some requests by chance."""
+        return self._chance.share > 0.0
 
     def on_refusal(self, started_at: float, now: float, in_flight: int, *, is_new: bool) -> bool:
         """Note a request that was turned away; return whether that is for a rate. `is_new`: a burst begins with it.
@@ -110,6 +147,9 @@ class Inferred:
         """
         self._refused += 1
         if not is_new:
+            if self._refused - self._refused_before > self._most_at_once:
+                self._is_rate, self._canary, self._most_at_once = True, 1, math.inf
+                self._closed_until = now + CANARY_TRIPS * self._trip_s
             return self._is_rate
         self._trip_s = min(LONGEST_TRIP_S, max(SHORTEST_TRIP_S, now - started_at))
         self._closed_until = now + CANARY_TRIPS * self._trip_s  # until then, replies to what had started still come
@@ -118,17 +158,19 @@ class Inferred:
             self._is_rate |= is_rate
         else:
             self._burst_at, self._is_rate, self._refused_before = started_at, is_rate, self._refused - 1
-        if not self._is_rate and self._level and in_flight <= self._level / FEWER:  # as many as once before
-            self._canary, self._closed_until = 0, -math.inf
+        if not self._is_rate:
+            self._level, self._canary, self._closed_until = in_flight, 0, now + self._trip_s
+            self._most_at_once = max(MANY_AT_ONCE, self._recent_rate() * self._trip_s)
+            self._suspect_chance(now)
             return False
-        self._level = max(in_flight, self._level) if self._is_rate else in_flight
-        self._canary = 1
-        return self._is_rate
+        self._level, self._canary, self._most_at_once = max(in_flight, self._level), 1, math.inf
+        return True
 
     def _follow_canary(self, now: float) -> None:
         """Learn as the first request after a burst starts, and again as the next does: the first was let in."""
         if self._canary == 1:
             self._learn(now)
+            self._suspect_chance(now)
         elif self._canary == 2 and now - self._burst_at >= BLOCKED_S:
             self._unblock(now)
         trips = CANARY_TRIPS if self._canary == 1 else 1.0 / self._canary
@@ -136,6 +178,66 @@ class Inferred:
         self._canary += 1
         if trips * self._trip_s < (self.pace.seconds_per_unit if self.pace else SHORTEST_TRIP_S / 100):
             self._canary = 0
+
+    def _suspect_chance(self, now: float) -> None:
+        """Try half the pace, where a burst so soon after another was hardly one."""
+        since, refused = self._started - self._counted[0], self._refused - self._counted[1]
+        at_once, rate = self._refused - self._refused_before, self._recent_rate()
+        is_first, self._is_first = self._is_first, False
+        if (
+            is_first
+            or since < FEWEST
+            or refused < QUIET_SHARE * since
+            or at_once > max(FEW_AT_ONCE, ISOLATED_BELOW * rate * self._trip_s)
+        ):
+            return
+        if (1.0 / self.pace.seconds_per_unit if self.pace else rate) > FELL * self._tried_rate:
+            return
+        self._tried_rate, self._is_second = rate, False
+        self._after_trial = self.pace.units_per_minute if self.pace else None
+        self._try(TRIAL * rate, (refused - math.sqrt(refused)) / since)
+
+    def _end_trial(self) -> None:
+        self._chance.end_trial()
+        self._resume()
+        if self._is_second:
+            self._tried_rate = math.inf  # the two trials contradict each other
+        self._counted = self._started, self._refused
+
+    def _judge_trial(self, *, is_chance: bool) -> None:
+        """Try once more where it looks like chance: stored allowance can hide a limit from one trial."""
+        self._counted = self._started, self._refused
+        if is_chance and not self._is_second:
+            self._is_second = True
+            self._try(SECOND_TRIAL * self._trial_rate, self._chance.share)
+            return
+        self._resume()
+        rate, self._tried_rate = self._tried_rate, math.inf
+        if is_chance:
+            self._let_go(rate)
+
+    def _try(self, rate: float, share: float) -> None:
+        self._trial_rate = rate
+        if self.pace is None:
+            self.pace = Pace(60.0 * rate, margin=1.0)
+        self.pace.set_rate(60.0 * rate)
+        self._chance.begin_trial(self._started, share, rate)
+
+    def _let_go(self, rate: float) -> None:
+        """Forget the pace, but leave it by degrees: the verdict may be wrong."""
+        self.forget()
+        self._rate, self._faster_at, self._growth = rate, math.inf, min(FASTEST_GROWTH, LET_GO / rate)
+        self.pace = Pace(60.0 * rate, margin=1.0)
+
+    def _resume(self) -> None:
+        if self._after_trial is None:
+            self.pace = None
+        elif self.pace is not None:
+            self.pace.set_rate(self._after_trial)
+
+    def _recent_rate(self) -> float:
+        count, took_s = self._since(self._burst_at - RECENT_S, self._burst_at)
+        return count / took_s
 
     def _learn(self, now: float) -> None:
         let_in = self._started - self._refused
@@ -160,14 +262,12 @@ class Inferred:
                 self._bursts.append((self._burst_at, let_in))
                 return
             least = count / max(self._burst_at - before[0], 1e-3)
-            recent, took_s = self._since(self._burst_at - RECENT_S, self._burst_at)
-            self._follow(math.sqrt(least * max(least, recent / took_s)), count)
+            self._follow(math.sqrt(least * max(least, self._recent_rate())), count)
         self._bursts.append((self._burst_at, let_in))
 
     def _is_isolated(self, refused: int) -> bool:
         """Whether a burst was so small that it says nothing of a limit, or no more than that it is near."""
-        count, took_s = self._since(self._burst_at - RECENT_S, self._burst_at)
-        return self.pace is not None and refused <= ISOLATED_SHARE * count / took_s * self._trip_s
+        return self.pace is not None and refused <= ISOLATED_SHARE * self._recent_rate() * self._trip_s
 
     def _step_back(self) -> None:
         assert self.pace is not None
@@ -194,6 +294,7 @@ class Inferred:
 
     def _unblock(self, now: float) -> None:
         """Take what was let in since it last opened for the allowance of that time: in much of it nothing was."""
+        self._is_first, self._counted = True, (self._started, self._refused)  # a window was full: that is no chance
         span_s = now - self._open_since
         if span_s > 2 * WINDOW_S:
             span_s = max(WINDOW_S, now - self._burst_at + WINDOW_S / 2)
@@ -208,7 +309,11 @@ class Inferred:
     def _grow(self, pace: Pace, now: float) -> None:
         pace.set_rate(pace.units_per_minute / (1.0 - self._growth))
         rate = 1.0 / pace.seconds_per_unit
-        if rate > self._faster_at:
+        if self._faster_at == math.inf:  # it is being let go
+            self._growth = min(FASTEST_GROWTH, LET_GO / rate)
+            if rate > GONE**3 * self._rate:
+                self.forget()
+        elif rate > self._faster_at:
             self._faster_at = BEYOND * rate
             self._growth = min(2.0 * self._growth, FASTEST_GROWTH / rate)
             if rate > GONE * self._rate and now - self._burst_at > WINDOW_S:

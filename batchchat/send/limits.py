@@ -96,6 +96,15 @@ class RateLimits:
         if used:
             self._tokens.give_back(reserved - used)
 
+    def is_chance(self, started_at: float, now: float, in_flight: int) -> bool:
+        """Whether a rate limit that begins a burst has nothing to do with how much is asked; if not, it is counted."""
+        return self._inferred.is_chance(started_at, now, in_flight)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the endpoint is known to refuse some requests by chance."""
+        return self._inferred.is_noisy
+
     def on_refusal(self, started_at: float, now: float, in_flight: int, *, is_new: bool) -> bool:
         """Note a rate limit; return whether it is taken for a rate's, and not for the number of requests in flight.
 

@@ -5,6 +5,7 @@ count the attempt, give it up, or end the job. It closes the gates by which the 
 for an endpoint that is down. It does not know requests, and waits for nothing.
 """
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -90,6 +91,8 @@ class Trouble:
         self._tally = tally
         self._rate_gate = Gate()
         self._outage_gate = Gate()
+        self._forgiven = (-math.inf, 0)  # when the last refusal that may be chance started, among how many
+        self._is_number = False  # whether the present burst is for the number in flight
         self._is_wait_told = False  # whether the endpoint named the time of the present burst's wait
         self._unsent_in_a_row = 0
         self._streak: dict[int, Charged] = {}  # rows charged for what may be an outage, since anything last passed
@@ -183,8 +186,18 @@ class Trouble:
             is_over = pending.lone_rate_limits > LONE_RATE_LIMITS
             return GiveUp() if is_over else Again(now + wait_s(failure, pending.lone_rate_limits))
         is_new = gate.is_new_burst(started_at)
-        self._slow_down(pending, now, is_new=is_new)
-        if is_new or (failure.retry_after_s is not None and not self._is_wait_told):
+        if is_new and _is_short(failure) and self._is_chance(pending, now):
+            return Again(now + wait_s(failure, 1))
+        is_rate = self._slow_down(pending, now, is_new=is_new)
+        is_news = is_new or (self._is_number and is_rate)
+        self._is_number = not is_rate and (
+            self._is_number if not is_new else not gate.burst_count and _is_short(failure)
+        )
+        if self._is_number:
+            # Too many were in flight, and fewer will be as some of these are answered: nobody else need wait for that.
+            gate.close(now, 0.0, is_new=is_new)
+            return Again(now + wait_s(failure, 1))
+        if is_news or (failure.retry_after_s is not None and not self._is_wait_told):
             self._is_wait_told = failure.retry_after_s is not None
             gate.close(now, self._rate_wait_s(failure), is_new=is_new)
         troubled_s, wished_s = now - gate.troubled_since, failure.retry_after_s or 0.0
@@ -194,14 +207,29 @@ class Trouble:
             return Refuse(f"the endpoint's limit lifts in {wished_s:,.0f} s, later than {_ALLOWED}: {failure.message}")
         return Again(gate.opens_at)
 
-    def _slow_down(self, pending: Pending, now: float, *, is_new: bool) -> None:
+    def _is_chance(self, pending: Pending, now: float) -> bool:
+        """Whether a refusal has nothing to do with how much is asked, or is too rare to mean anything."""
+        rates = self._pacing.rates
+        if not rates.is_chance(pending.started_at, now, pending.started_among):
+            return False
+        self._forgiven = pending.started_at, pending.started_among
+        if rates.is_noisy:
+            self._pacing.concurrency.forget_refusals()
+        return True
+
+    def _slow_down(self, pending: Pending, now: float, *, is_new: bool) -> bool:
+        """Cut the pace or the number in flight; return whether it is the pace."""
         concurrency, in_flight = self._pacing.concurrency, pending.started_among
+        forgiven_at, forgiven_among = self._forgiven
+        if pending.started_at - forgiven_at < now - pending.started_at:
+            in_flight = min(in_flight, forgiven_among)  # it was the first of them
         if now - pending.started_at > LATE_REFUSAL_S:
             in_flight = concurrency.limit  # it is not by what was under way at its start that it was judged
         level = in_flight if concurrency.may_be_too_many(in_flight) else 0
         is_rate = self._pacing.rates.on_refusal(pending.started_at, now, level, is_new=is_new)
         if is_new:
             concurrency.on_rate_limit(now, 0 if is_rate else in_flight)
+        return is_rate
 
     def _rate_wait_s(self, failure: Failure) -> float:
         """Return how long a burst of rate limits closes the gate: one request asks first when it opens again."""
@@ -310,6 +338,10 @@ class Trouble:
             if not any(note.startswith(_PROXY) for note in self._notes):
                 self._notes[f"{_PROXY} after about {longest_s:.3g} s each: {_PROXY_ADVICE}"] = None
             self._cuts_s.clear()
+
+
+def _is_short(failure: Failure) -> bool:
+    return (failure.retry_after_s or 0.0) <= LONGEST_RATE_WAIT_S
 
 
 _ALLOWED = "limits.max_outage allows"

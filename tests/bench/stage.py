@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from shutil import rmtree
+from tempfile import mkdtemp
 
 from tests.bench.cores import Cores
 
@@ -28,8 +28,8 @@ class Stage:
     @contextmanager
     def new_folder(self) -> Iterator[Path]:
         """Lend an empty folder; what is in it is removed afterwards."""
-        path = next(path for number in count() if not (path := self.folder / f"run-{number}").exists())
-        path.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = Path(mkdtemp(prefix="run-", dir=self.folder))
         try:
             yield path
         finally:
