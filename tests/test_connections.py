@@ -164,9 +164,10 @@ def test_certificate_that_nobody_vouches_for_is_refused(monkeypatch: pytest.Monk
     async def scenario() -> None:
         written: list[bool] = []
         async with serving(Server(), with_tls=True) as server, pooled() as pool:
-            with pytest.raises(httpx.ConnectError, match="certificate"):
+            with pytest.raises(httpx.ConnectError, match="certificate") as raised:
                 await asked(pool, f"https://localhost:{server.port}/v1", before_write=lambda: written.append(True))
             assert (server.heads, written) == ([], [])
+            assert raised.value.__cause__ is None  # not that of ::1, which localhost is as well, where nothing listens
 
     run(scenario)
 
@@ -319,6 +320,19 @@ def test_interim_replies_and_trailers_are_not_the_reply() -> None:
             assert server.connections == 1
 
     run(scenario)
+
+
+@pytest.mark.parametrize("wire", [b"\r\nHTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 2x0 OK\r\n\r\n"])
+def test_reply_without_a_status_is_an_error(wire: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """It is httpx's, and nothing is printed by the way."""
+
+    async def scenario() -> None:
+        async with serving(Server(lambda _head, _body: wire)) as server, pooled() as pool:
+            with pytest.raises(httpx.TransportError):
+                await asked(pool, f"http://127.0.0.1:{server.port}/v1", timeout={"read": 0.5})
+
+    run(scenario)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_large_body_is_sent_at_once() -> None:

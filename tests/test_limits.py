@@ -8,7 +8,7 @@ import pytest
 
 from batchchat.records import Settled, Usage
 from batchchat.send.estimate import FIRST_BYTES_PER_TOKEN, FIRST_COMPLETION_TOKENS
-from batchchat.send.limits import TOKENS_CATCH_UP_S, TOKENS_MARGIN, Allowance, RateLimits
+from batchchat.send.limits import TOKENS_CATCH_UP_S, TOKENS_MARGIN, TRUSTED_S, Allowance, RateLimits
 from batchchat.send.pace import CATCH_UP_S, MARGIN
 
 TOKEN_S = 60 / (600 * TOKENS_MARGIN)
@@ -134,3 +134,24 @@ def test_limit_found_by_refusals_is_named_with_round_numbers() -> None:
     """It is not known better than that."""
     limits = RateLimits(None, None, Settled(requests_per_minute=3_021.7))
     assert limits.binding == "the endpoint's limit of about 3,000 requests/min"
+
+
+@pytest.mark.parametrize("before", [Settled(requests_per_minute=5), Settled(tokens_per_minute=1)])
+def test_remembered_limit_that_nothing_confirms_is_let_go(before: Settled) -> None:
+    """An endpoint that has no limit any more is slowed for seconds, however low the limit was, and not for ever."""
+    limits = RateLimits(None, None, before)
+    now = 100.0
+    for _ in range(50):
+        now = max(now, limits.opens_at())
+        limits.settle(limits.reserve(now, 1_000), 1_000, Usage(prompt_tokens=250, completion_tokens=10))
+    assert now <= 100.0 + 2 * TRUSTED_S
+    assert (limits.settled().requests_per_minute, limits.settled().tokens_per_minute) == (None, None)
+
+
+def test_remembered_limit_that_is_told_again_stays() -> None:
+    """The endpoint's word, or a refusal, confirms what an earlier run learned."""
+    limits = RateLimits(None, None, Settled(tokens_per_minute=6_000))
+    limits.note(Allowance(tokens_per_minute=6_000), 100.0)
+    for second in range(60):
+        limits.reserve(100.0 + second, 300)
+    assert limits.settled().tokens_per_minute == 6_000

@@ -33,6 +33,7 @@ BEFORE_WRITE = "before_write"
 _MOST_CONNECTIONS = 65_536
 _UPLOAD_BUFFER_BYTES = 16 * 2**10  # a quarter of libcurl's own: each connection keeps one
 _E_WEIRD_SERVER_REPLY, _E_TOO_LARGE = 8, 100  # which pycurl has no names for
+_SYSTEM_CODES = frozenset({pycurl.E_COULDNT_CONNECT, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR})
 _PROTOCOL_CODES = frozenset(
     {pycurl.E_UNSUPPORTED_PROTOCOL, _E_WEIRD_SERVER_REPLY, pycurl.E_GOT_NOTHING, pycurl.E_PARTIAL_FILE, _E_TOO_LARGE}
 )
@@ -165,7 +166,8 @@ class _Channel:
         """Return libcurl's error as httpx's."""
         if self.reply.refusal is not None:
             return self.reply.refusal
-        number = self.curl.getinfo(pycurl.OS_ERRNO)
+        # Of other errors it is that of an address tried before, such as ::1 where only 127.0.0.1 listens.
+        number = self.curl.getinfo(pycurl.OS_ERRNO) if code in _SYSTEM_CODES else 0
         if not number and code == pycurl.E_COULDNT_CONNECT:
             number = _errno_of_opening()
         error = self._kind_of(code)(message or f"libcurl's error {code}")
@@ -200,7 +202,8 @@ class _Channel:
         self._lines.append(line)
         if line in _BLANK_LINES:
             lines, self._lines = self._lines, []
-            self.reply.take_head(lines)
+            if len(lines) > 1:  # none is where a reply begins with a blank line, which makes it none
+                self.reply.take_head(lines)
 
     def _on_body(self, data: bytes) -> None:
         self.reply.take(data)
@@ -239,7 +242,8 @@ class _Reply(httpx.AsyncByteStream):
         """Take the lines of a head, unless it is a proxy's or an interim one (RFC 9110, 15.2), or follows the body."""
         if self.has_head or self.written_at is None:
             return
-        self.status = int(lines[0].split(None, 2)[1])
+        status = lines[0].split(None, 2)[1:2]
+        self.status = int(status[0]) if status and status[0].isdigit() else 0
         if self.status >= 200:
             parts = [line.split(b":", 1) for line in lines[1:-1]]
             self.headers = [(part[0], part[1].strip()) for part in parts if len(part) == 2]

@@ -18,6 +18,8 @@ TOKENS_CATCH_UP_S = 0.5
 """Seconds of tokens that may be made up for: what is given back in lumps would be lost otherwise."""
 TOKENS_MARGIN = 0.97
 """Share of the tokens' allowance that is used: completions are known only when they are there."""
+TRUSTED_S = 10.0
+"""Seconds for which an earlier run's limits hold although the endpoint neither tells nor refuses anything."""
 WINDOW_SIGN = 1.5
 """A budget that is to be whole again faster than it can be earned comes back all at once, when a window ends."""
 
@@ -53,6 +55,9 @@ class RateLimits:
         self._told = Allowance()
         self._inferred = Inferred(None if requests_per_minute else before.requests_per_minute)
         self._estimate = TokenEstimate(before)
+        self._remembers_requests = not requests_per_minute and before.requests_per_minute is not None
+        self._remembers_tokens = not tokens_per_minute and before.tokens_per_minute is not None
+        self._trusts_until = math.inf
         if not self._tokens and before.tokens_per_minute:
             self._tell_tokens(before.tokens_per_minute)
 
@@ -64,15 +69,21 @@ class RateLimits:
     def opens_at(self) -> float:
         """Return the moment from which a request may start."""
         opens_at = -math.inf if self._requests is None else self._requests.opens_at()
-        if self._tokens is not None:
-            opens_at = max(opens_at, self._tokens.opens_at())
-        return max(opens_at, self._inferred.opens_at())
+        tokens_at = -math.inf if self._tokens is None else self._tokens.opens_at()
+        inferred_at = self._inferred.opens_at()
+        if self._remembers_tokens:
+            tokens_at = min(tokens_at, self._trusts_until)
+        if self._remembers_requests:
+            inferred_at = min(inferred_at, self._trusts_until)
+        return max(opens_at, tokens_at, inferred_at)
 
     def reserve(self, now: float, body_bytes: int, max_tokens: int | None = None) -> float:
         """Take one request and its estimated tokens; return the tokens reserved.
 
         `body_bytes` are sent, media included; `max_tokens` is what the request allows its completion.
         """
+        if self._remembers_requests or self._remembers_tokens:
+            self._trust(now)
         self._inferred.on_start(now)
         if self._requests:
             self._requests.take(now, 1)
@@ -81,6 +92,17 @@ class RateLimits:
         tokens = self._estimate.tokens(body_bytes, max_tokens)
         self._tokens.take(now, tokens)
         return tokens
+
+    def _trust(self, now: float) -> None:
+        """Let go of what an earlier run learned, unless this one has met it within its first seconds."""
+        self._trusts_until = min(self._trusts_until, now + TRUSTED_S)
+        if now < self._trusts_until:
+            return
+        if self._remembers_tokens:
+            self._tokens, self._told = None, replace(self._told, tokens_per_minute=None)
+        if self._remembers_requests:
+            self._inferred.forget()
+        self._remembers_requests = self._remembers_tokens = False
 
     def give_back(self, reserved: float) -> None:
         """Return the tokens of a request that was turned away or never sent; the request itself stays counted."""
@@ -111,15 +133,18 @@ class RateLimits:
         `is_new` says that a burst begins with it, `in_flight` what was under way as it started: 0 for a number that
         cannot be what the endpoint objects to.
         """
+        self._remembers_requests = self._remembers_tokens = False  # they are as real as ever
         return self._inferred.on_refusal(started_at, now, in_flight, is_new=is_new)
 
     def note(self, told: Allowance, now: float) -> None:
         """Follow what the endpoint tells of its limits, where the job gives none."""
         requests_are_given, tokens_are_given = self._are_given
         if told.requests_per_minute and not requests_are_given:
+            self._remembers_requests = False
             self._tell_requests(told.requests_per_minute, now)
             _hold_back(self._requests, told.requests_per_minute, told.requests_left, told.requests_reset_s, now)
         if told.tokens_per_minute and not tokens_are_given:
+            self._remembers_tokens = False
             self._tell_tokens(told.tokens_per_minute)
             _hold_back(self._tokens, told.tokens_per_minute, told.tokens_left, told.tokens_reset_s, now)
 
