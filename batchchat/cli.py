@@ -246,7 +246,7 @@ def init(path: Path) -> None:
 @main.command()
 def schema() -> None:
     """Print the job file's JSON Schema, for editors and validators."""
-    from batchchat.job import json_schema
+    from batchchat.jobschema import json_schema
 
     _print_object(json_schema(), indent=True)
 

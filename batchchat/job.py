@@ -105,7 +105,7 @@ class Section(BaseModel):
     """A part of the job file: unknown keys are errors, values are frozen."""
 
     # An input may be a key in the wrong place: pydantic's own words, which a traceback has, must not show it.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Input(Section):
@@ -277,7 +277,7 @@ def _without_notes(schema: Any) -> Any:
 class Request(BaseModel):
     """The body of the request, as the API has it; every string in it is a Jinja2 template over the row."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
 
     model: NonEmpty
     """The model to ask."""
@@ -379,8 +379,3 @@ class Job(Section):
     endpoint: Endpoint = Endpoint()
     request: Request
     limits: Limits = Limits()
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a job file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Job.model_json_schema()}

@@ -1,4 +1,4 @@
-"""The exception tree with its exit codes, and the job file's keys: defaults, bounds, presets, schema."""
+"""The exception tree with its exit codes, and the job file's keys: defaults, bounds, presets."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchchat import errors
 from batchchat.errors import BatchchatError, InterruptedRunError, JobError, Problem, TemplateError
-from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request, json_schema
+from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 REQUEST = {"model": "m", "messages": MESSAGES}
@@ -469,36 +469,6 @@ def test_optional_columns_are_those_with_a_use(extra: dict[str, object], columns
 def test_messages_may_be_one_template() -> None:
     """A whole conversation from a column is a text in the job."""
     assert Request.model_validate({"model": "m", "messages": "{{ chat }}"}).messages == "{{ chat }}"
-
-
-# json_schema()
-
-
-def test_schema_describes_every_key() -> None:
-    """Editors show a sentence for each key, refuse unknown ones, and leave the request open."""
-    schema = json_schema()
-    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert list(schema["properties"]) == list(Job.model_fields)
-    assert schema["required"] == ["request"]
-    assert schema["additionalProperties"] is False
-    sections = schema["$defs"]
-    assert set(sections) == {"Input", "Output", "Checkpoint", "Endpoint", "Request", "Limits"}
-    assert {name: part["additionalProperties"] for name, part in sections.items()} == {
-        name: name == "Request" for name in sections
-    }
-    keys = [(name, key, value) for name, part in sections.items() for key, value in part["properties"].items()]
-    assert [(name, key) for name, key, value in keys if not value.get("description")] == []
-
-
-def test_schema_has_the_bounds() -> None:
-    """What is refused when a job is loaded is refused in the editor too."""
-    limits = json_schema()["$defs"]["Limits"]["properties"]
-    assert (limits["max_attempts"]["minimum"], limits["max_attempts"]["maximum"]) == (1, 100)
-    assert limits["timeout_s"]["exclusiveMinimum"] == 0
-    assert limits["concurrency"]["anyOf"] == [
-        {"const": "auto", "type": "string"},
-        {"type": "integer", "minimum": 1, "maximum": 4096},
-    ]
 
 
 def test_paths_are_paths() -> None:

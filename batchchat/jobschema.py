@@ -1,0 +1,46 @@
+"""The job file's JSON Schema, for editors and validators.
+
+What passes in are the models of `job.py`; what comes out is their schema, each field with the text that stands below it
+there. It does not know job files.
+"""
+
+import ast
+import inspect
+import textwrap
+from itertools import pairwise
+from typing import Any
+
+from batchchat import job
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a job file."""
+    schema = job.Job.model_json_schema()
+    for name, section in [("Job", schema), *schema["$defs"].items()]:
+        for field, description in _descriptions(getattr(job, name)).items():
+            section["properties"][field]["description"] = description
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _descriptions(model: type) -> dict[str, str]:
+    """Return the text below each field of a model.
+
+    Pydantic itself would read the source for it as each model is made, at the start of each run.
+    """
+    definition = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text)
+        for field, below in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        for text in _texts(below)
+    }
+
+
+def _texts(statement: ast.stmt) -> list[str]:
+    """Return the text that a statement is, as a list of one; nothing where it is another statement."""
+    match statement:
+        case ast.Expr(ast.Constant(str(text))):
+            return [text]
+        case _:
+            return []
