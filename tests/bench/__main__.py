@@ -23,7 +23,7 @@ from tests.bench.pace import measure_auto, measure_latency, measure_queue
 from tests.bench.plots import draw
 from tests.bench.quotas import REQUESTS, TOKENS, measure_quota
 from tests.bench.report import Report, as_markdown
-from tests.bench.runs import RunError, end_all_runs
+from tests.bench.runs import RunError, compile_checkout, end_all_runs
 from tests.bench.side_by_side import measure_side_by_side
 from tests.bench.stage import QUICK, Stage
 
@@ -59,6 +59,7 @@ def main() -> int:
     try:
         find_nginx()
         check_libraries()
+        compile_checkout()
         given.out.mkdir(parents=True, exist_ok=True)
         return _measure_all(given.names or defaults, given.out, is_quick=given.quick, is_full=given.full)
     except MissingError as error:
