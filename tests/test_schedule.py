@@ -24,6 +24,7 @@ from batchchat.send.concurrency import FIRST_LIMIT, Concurrency
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing
 from batchchat.send.schedule import Schedule
+from batchchat.send.settling import ENOUGH_ROWS
 from batchchat.send.transport import Reply
 from batchchat.send.trouble import UNREACHED_TRIES
 
@@ -336,6 +337,27 @@ def test_slow_store_makes_larger_groups() -> None:
         return groups
 
     assert asyncio.run(scenario()) == [1, 9]
+
+
+@pytest.mark.parametrize(("count", "first"), [(5, 5), (3 * ENOUGH_ROWS, ENOUGH_ROWS)])
+def test_answers_that_come_turn_by_turn_share_a_commit(count: int, first: int) -> None:
+    """A commit waits while each turn of the loop brings another answer, but not for more than are enough."""
+
+    async def scenario() -> int:
+        store = WaitingStore(asyncio.get_running_loop())
+
+        async def send(body: bytes) -> Reply | Failure:
+            await turns(int(body[1:]))
+            return ANSWER
+
+        task = asyncio.create_task(run(schedule_of([chunk_of(*names(count))], store, send, concurrency=count)))
+        group = await asyncio.wait_for(store.arrivals.get(), HANG_S)
+        for _ in range(count):
+            store.passes.release()
+        await task
+        return group
+
+    assert asyncio.run(scenario()) == first
 
 
 def test_waiting_row_holds_no_slot() -> None:

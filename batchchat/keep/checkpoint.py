@@ -107,7 +107,8 @@ class Checkpoint:
                 connection.execute(_put_answers(len(group)), list(chain.from_iterable(group)))
             if self._has_failures():
                 connection.executemany("DELETE FROM failures WHERE key = ?", [row[:1] for row in answers])
-            connection.executemany(_PUT["failures"], failures)
+            if failures:
+                connection.executemany(_PUT["failures"], failures)
             if self._run is not None:
                 self._run = replace(self._run, updated_at=time.time(), progress=progress)
                 connection.execute(_PUT["runs"], run_row(self._run))

@@ -18,6 +18,9 @@ from batchchat.send.tally import Tally
 
 T = TypeVar("T")
 
+ENOUGH_ROWS = 64
+"""Outcomes from which on a commit waits for no more: a row of a larger one costs hardly less."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -92,6 +95,7 @@ class Settling:
         """Commit what has settled, again while more does: a slow disk makes larger groups, not slower rows."""
         try:
             while self._settled:
+                await self._gather()
                 self._committing, self._settled = self._settled, []
                 await self._commit_group(self._committing, thread)
         except Exception as error:  # the run ends with it; the answers get another chance at the end
@@ -102,6 +106,16 @@ class Settling:
             self._committing = ()
             self._is_committing = False
             self._around.has_changed()
+
+    async def _gather(self) -> None:
+        """Wait for as long as every turn of the loop brings more: what has arrived goes with one commit, not several.
+
+        No time is lost by it: the loop does nothing else than take what is there.
+        """
+        count = 0
+        while count < len(self._settled) < ENOUGH_ROWS:
+            count = len(self._settled)
+            await asyncio.sleep(0)
 
     async def _commit_group(self, group: Sequence[tuple[Pending, Outcome | None]], thread: Executor) -> None:
         limit = self._around.limit()
