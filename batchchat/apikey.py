@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from batchchat.errors import EndpointRefusedError
+from batchchat.errors import EndpointRefusedError, JobError
 from batchchat.job import Endpoint, is_loopback
 from batchchat.jobfile import LoadedJob
 from batchchat.keylike import masked
@@ -47,6 +47,14 @@ def api_key(loaded: LoadedJob) -> str | None:
     if endpoint.api_key_env is None:
         text += ". Another variable is named by endpoint.api_key_env, a file by endpoint.api_key_file"
     raise loaded.problem(_ENV, text)
+
+
+def key_if_any(loaded: LoadedJob) -> str | None:
+    """Return the key, None where there is none or none that can be used: for what goes on without one."""
+    try:
+        return api_key(loaded)
+    except JobError:
+        return None
 
 
 def key_note(endpoint: Endpoint, key: str | None) -> str | None:

@@ -64,6 +64,11 @@ class StopSwitch:
                 schedule.stop(self._reason)
 
 
+def endpoint_of(job: Job) -> tuple[str, str]:
+    """Return base URL and model, of which something is learned together; rows that name the model share that."""
+    return job.endpoint.resolved_base_url, "" if job.request.model_varies else job.request.model
+
+
 class Asking:
     """Asks everything that a feed brings and the checkpoint does not have; `progress` says how far it is."""
 
@@ -112,19 +117,13 @@ class Asking:
             limits = self._job.limits
             transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits), transport=instead)
             send = _sender(transport, threads, self._job.input.max_media_bytes)
-            store = _CheckpointStore(self._checkpoint, self._endpoint, retries_final=self._retries_final)
+            store = _CheckpointStore(self._checkpoint, endpoint_of(self._job), retries_final=self._retries_final)
             schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)
             runner.run(_run(schedule, transport, stop_switch))
 
-    @property
-    def _endpoint(self) -> tuple[str, str]:
-        """What is learned of an endpoint is learned of one model there; rows that name it share what they learn."""
-        request = self._job.request
-        return self._job.endpoint.resolved_base_url, "" if request.model_varies else request.model
-
     def _pacing(self) -> Pacing:
         limits, before = self._job.limits, self._checkpoint.last_run()
-        settled = self._checkpoint.remembered(*self._endpoint) or Settled()
+        settled = self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
         notes: tuple[str, ...] = ()
         # The embedded endpoint is in this process too, with the other end of each connection.
         setting, most = limits.concurrency, _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)

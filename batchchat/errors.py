@@ -16,9 +16,12 @@ A row's problem is never an exception: it is a `batchchat.records.Failure` and a
      │   └─ CheckpointNewerError   a newer batchchat wrote it
      ├─ StorageError          3    the system has no space, no open files or no whole disk for the output or the run
      ├─ EndpointRefusedError  4    the endpoint refuses the whole job
+     ├─ LimitReachedError     5    the run met its budget, its deadline or its error rate
+     ├─ NotConfirmedError     130   somebody at the terminal said no; nothing was sent
      └─ InterruptedRunError   130 (SIGINT), 143 (SIGTERM), 129 (SIGHUP)
 
-Exit 0: every row answered. Exit 1: finished, some rows failed. After 3, 4, 129, 130 and 143 the same command resumes.
+Exit 0: every row answered. Exit 1: finished, some rows failed. After 3, 4, 5,
+129, 130 and 143 the same command resumes.
 """
 
 from __future__ import annotations
@@ -171,6 +174,25 @@ class EndpointRefusedError(BatchchatError):
     exit_code = 4
     outcome = "refused"
     is_resumable = True
+
+
+class LimitReachedError(BatchchatError):
+    """The run met a limit of its own: budget, deadline or error rate; `limit` is the key of it in `limits`."""
+
+    exit_code = 5
+    outcome = "stopped"
+    is_resumable = True
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class NotConfirmedError(BatchchatError):
+    """Somebody was asked whether to spend so much, and did not say yes; nothing was sent."""
+
+    exit_code = 128 + signal.SIGINT
+    outcome = "interrupted"
 
 
 class StopSignal(BaseException):

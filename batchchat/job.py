@@ -7,75 +7,25 @@ ValidationError. Paths in it are absolute when it comes from `jobfile.py`. It do
 import ipaddress
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
     StrictBool,
     StringConstraints,
-    WithJsonSchema,
     field_validator,
 )
+
+from batchchat.jobtypes import Deadline, Duration, FilePath, NoBool, NonEmpty, PositiveFloat, Size
 
 InputFormat = Literal["parquet", "csv", "jsonl", "arrow"]
 ProviderName = Literal[
     "oxen", "openai", "openrouter", "together", "groq", "mistral", "ollama", "vllm", "llamacpp", "local"
-]
-NonEmpty = Annotated[str, StringConstraints(min_length=1)]
-
-
-def _checked_path(path: Any) -> Any:
-    """Refuse what pathlib would quietly take for another file: nothing at all, and URLs."""
-    if isinstance(path, str) and "://" in path:
-        message = "is a URL, and batchchat reads and writes files; download or upload them with another tool"
-        raise ValueError(message)
-    if path == "":
-        message = "must not be empty"
-        raise ValueError(message)
-    return path
-
-
-FilePath = Annotated[Path, BeforeValidator(_checked_path)]
-
-
-def _no_bool(value: Any) -> Any:
-    """Refuse true and false where Python would take them for 1 and 0."""
-    if isinstance(value, bool):
-        message = "must be a number"
-        raise ValueError(message)
-    return value
-
-
-NoBool = BeforeValidator(_no_bool)
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NoBool]
-Size = Annotated[
-    ByteSize, Field(ge=1), NoBool, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]})
-]
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-
-
-def _seconds(value: Any) -> Any:
-    """Return the seconds of a text such as `90s`, `10m` or `1h30m`; anything else as it is."""
-    parts = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
-    if parts is None or not any(parts.groups()):
-        return value
-    return sum(float(number) * unit for number, unit in zip(parts.groups(), (3600, 60, 1), strict=True) if number)
-
-
-Duration = Annotated[
-    float,
-    Field(gt=0, le=30 * 86400, allow_inf_nan=False),
-    BeforeValidator(_seconds),
-    NoBool,
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
 ]
 
 
@@ -133,7 +83,10 @@ class Output(Section):
     """The table that is written: input columns, then the new ones."""
 
     path: FilePath | None = None
-    """`.parquet`, `.csv` or `.jsonl`, in a folder that exists; relative to the job file. Required, except in Python."""
+    """`.parquet`, `.csv` or `.jsonl`, in a folder that exists, or a folder for one file per input file; relative to the
+    job file. Required, except in Python."""
+    mode: Literal["replace", "append"] = "replace"
+    """`append` keeps the rows that earlier inputs wrote, and puts those of this one after them."""
     columns: dict[str, NonEmpty] = {}
     """New names for output columns, such as `{completion: label}`."""
     prefix: str = ""
@@ -171,6 +124,19 @@ def _checked_base_url(url: str) -> str:
         message = "must not carry a user, a password, a query or a fragment; the key is named by endpoint.api_key_env"
         raise ValueError(message)
     return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+
+def _checked_webhook(url: str) -> str:
+    """Return an absolute http(s) URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        message = f"not a URL ({error})"
+        raise ValueError(message) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+        message = "must be a whole URL that starts with https:// or http://"
+        raise ValueError(message)
+    return url
 
 
 def is_loopback(host: str) -> bool:
@@ -366,6 +332,38 @@ class Limits(Section):
     """Bytes of the requests in flight at once, such as `256MB`; a larger request goes alone."""
     grace_s: Annotated[float, Field(ge=0, le=3600), NoBool] = 30
     """Seconds that requests in flight may still take after Ctrl-C or SIGTERM."""
+    budget_usd: PositiveFloat | None = None
+    """Dollars that are never exceeded; needs a known price, and `max_tokens` in the request."""
+    budget_tokens: Annotated[int, Field(ge=1), NoBool] | None = None
+    """Prompt and completion tokens that are never exceeded; needs `max_tokens` in the request."""
+    budget_scope: Literal["job", "run"] = "job"
+    """What the budgets are for: everything that the checkpoint knows to be spent, or each run for itself."""
+    confirm_above_usd: Annotated[float, Field(ge=0, allow_inf_nan=False), NoBool] | None = None
+    """On a terminal, `run` asks before it spends more than this by its own estimate."""
+    deadline: Deadline | None = None
+    """When a run stops: after so long (`6h`), or at a time of day (`06:30`, local time); the same command goes on."""
+    max_error_rate: Annotated[float, Field(ge=0, le=1), NoBool] | None = None
+    """Share of a run's finished rows that may fail; past it, the run stops. The first 50 rows count as 50."""
+
+
+class Price(Section):
+    """What tokens cost, in USD per million; it wins over every price that is found elsewhere."""
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False), NoBool]
+    """Prompt tokens."""
+    cached_input: Annotated[float, Field(ge=0, allow_inf_nan=False), NoBool] | None = None
+    """Prompt tokens that the endpoint had in its cache; default: as `input`."""
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False), NoBool]
+    """Completion tokens."""
+
+
+class Notify(Section):
+    """Whom to tell how a run ended: the summary object is posted there, whatever became of the run."""
+
+    url: Annotated[str, AfterValidator(_checked_webhook)]
+    """An http(s) URL, such as `${WEBHOOK_URL}`; it is shown nowhere."""
+    timeout_s: Annotated[float, Field(gt=0, le=600), NoBool] = 10
+    """Seconds for it to answer; that it does not never changes how the run ends."""
 
 
 class Job(Section):
@@ -379,3 +377,5 @@ class Job(Section):
     endpoint: Endpoint = Endpoint()
     request: Request
     limits: Limits = Limits()
+    price: Price | None = None
+    notify: Notify | None = None

@@ -110,7 +110,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
             with (
                 shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe,
                 explained(plan.job.endpoint, api_key),
-                _storage_errors(),
+                storage_errors(),
             ):
                 observe(_noted(asking.progress, checkpoint))
                 asking.ask(chunks(plan), observe, options.stop_switch, options.transport)
@@ -135,7 +135,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
     """Say of what the system has none left of, wherever it is missed, that it is so."""
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +111,25 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the endpoint reported them; None where it did not."""
+    """Tokens as the endpoint reported them, and the dollars that they cost; None where it is not known."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What tokens cost, in USD per million, and `source`, where the figure is from; `model` is what it is for."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    source: str = ""
+    model: str = ""
 
 
 NO_USAGE = Usage()
@@ -190,7 +203,8 @@ class Answer:
 class FailedRow:
     """A row that was given up: its last failure, whether a later run may well succeed, and what was tried.
 
-    `completion` and `reply` are there when a model did answer, and its text was not good enough.
+    `completion` and `reply` are there when a model did answer, and its text was not good enough. `row_name` names a row
+    that asked for it.
     """
 
     failure: Failure
@@ -199,6 +213,7 @@ class FailedRow:
     attempts: int
     completion: Completion | None = None
     reply: bytes = b""
+    row_name: str | None = None
 
 
 Outcome = Answer | FailedRow
@@ -220,6 +235,10 @@ class Progress:
     request of this run) and `rows_failed` were given up. Requests of this run: `requests_sent` in all, of which
     `rate_limited` were turned away and `possibly_billed` ended without a known outcome. `in_flight_bound` is how many
     may be under way until the next commit, `concurrency` the limit on them. Tokens are those of this run's replies.
+    `rows_failed_before` of the failed rows were not asked, as the failure that an earlier run found stands.
+    `cost_usd` is what the run's replies cost; `requests_unpriced` of them have no known price. `held_usd` and
+    `held_tokens` are the most that was spent beside that: on requests without a known outcome, and on those that may be
+    under way until the next commit; they are counted only under a budget.
     `reached` is the base URL that answered last, of this or an earlier run; empty when none ever did. `bound_by` is
     what kept the run from going faster: `endpoint`, `rate limit`, `input` or `cpu`, empty where nothing is known, and
     `bound` the same in words, such as `the endpoint's 600 requests/min`. `notes` are sentences for the user on what the
@@ -238,6 +257,12 @@ class Progress:
     concurrency: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+    requests_unpriced: int = 0
+    held_usd: float = 0.0
+    held_tokens: int = 0
+    rows_failed_before: int = 0
     reached: str = ""
     bound_by: str = ""
     bound: str = ""
@@ -274,6 +299,12 @@ class RunRecord:
     progress: Progress
 
     @property
+    def run_id(self) -> str:
+        """What tells this run from any other: when it began, and its number."""
+        began = datetime.fromtimestamp(self.started_at, UTC)
+        return f"{began:%Y%m%dT%H%M%S}Z-{self.run}"
+
+    @property
     def lost_in_flight(self) -> int:
         """How many of its requests may have been billed without an answer, if it was killed."""
         return self.progress.in_flight_bound if self.ended_at is None else 0
@@ -281,11 +312,12 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """How many stored failures have the same kind and message."""
+    """How many stored failures have the same kind and message, and the names of some of their rows."""
 
     kind: str
     message: str
     count: int
+    rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +337,31 @@ class JobStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class JobTotals:
+    """What all runs of a checkpoint made together; fields as in `Progress`.
+
+    `possibly_billed` includes what was in flight as runs were killed.
+    """
+
+    runs: int = 0
+    requests_sent: int = 0
+    rate_limited: int = 0
+    possibly_billed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+    requests_unpriced: int = 0
+    held_usd: float = 0.0
+    held_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
-    """How a run ended: `outcome` is `finished`, `refused`, `interrupted` or `failed`; `reason` says why.
+    """How a run ended: `outcome` is `finished`, `refused`, `interrupted`, `stopped` or `failed`; `reason` says why.
+
+    `run_id` tells the run from any other. `totals` are those of all runs of the checkpoint, this one included.
+    `answers_gone` is how many answers of the last finished run's output no row of this one asks for any more.
 
     `lost_in_flight` is how many requests of the run before, which was killed, may have been billed without an answer.
     """
@@ -320,4 +375,8 @@ class RunSummary:
     output: str | None
     checkpoint: str
     lost_in_flight: int = 0
+    run_id: str = ""
+    started_at: float = 0.0
+    totals: JobTotals = JobTotals()
+    answers_gone: int = 0
     first_rows: Sequence[Mapping[str, Any]] = ()

@@ -13,6 +13,7 @@ Commands:
   run      Run or resume JOB: ask every row that has no answer, then write the output.
   check    Check everything about JOB that can be known without sending.
   preview  Print the exact requests of the first rows of JOB.
+  estimate  Say what JOB has still to ask: requests, tokens, dollars and minutes.
   status   Say how far JOB is, from its checkpoint alone; works while another process runs it.
   export   Write the output of JOB from the answers that are there now.
   init     Write a commented starter job, and the small table that it reads beside it.

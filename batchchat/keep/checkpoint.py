@@ -40,6 +40,8 @@ from batchchat.keep.rows import (
 )
 from batchchat.records import Answer, FailedRow, FailureGroup, Outcome, Progress, RunRecord, Settled
 
+OUTSIDE_RUNS = 0
+"""The run of what no run asked."""
 GROUP = 256
 """Keys that are looked up in one statement."""
 
@@ -97,7 +99,7 @@ class Checkpoint:
         Raises:
             CheckpointError: nothing of it is stored.
         """
-        run = self._run.run if self._run else 0
+        run = self._run.run if self._run else OUTSIDE_RUNS
         answers = [answer_row(key, run, outcome) for key, outcome in outcomes if isinstance(outcome, Answer)]
         failures = [failure_row(key, run, outcome) for key, outcome in outcomes if isinstance(outcome, FailedRow)]
         crash_point("before-commit")
@@ -126,6 +128,18 @@ class Checkpoint:
             for key, run, is_transient, *_ in self._whole_failures([key for key in keys if key not in known]):
                 known[key] = False if run == this_run or not (is_transient or retries_final) else None
         return known
+
+    def made_outside_runs(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Return those of the keys whose outcome no run made: they were asked to look at, or as a sample."""
+        with self._guarded():
+            found = chain(self._whole_rows("answers", keys), self._whole_failures(keys))
+            return {row[0] for row in found if row[1] == OUTSIDE_RUNS}
+
+    def some_answers(self, limit: int) -> list[Answer]:
+        """Return at most so many answers: a random choice, for keys are digests, and always the same."""
+        with self._guarded(), self._readable():
+            rows = self._connection.execute(f"{_SELECT['answers']} ORDER BY key LIMIT ?", (limit,))
+            return [answer_of(row, with_reply=False) for row in rows if is_whole("answers", row)]
 
     def outcomes(self, keys: Sequence[bytes | None], *, with_replies: bool = False) -> list[Outcome | None]:
         """Return each key's outcome, in order; None for a key that is None or has none.

@@ -81,7 +81,25 @@ CREATE TABLE settled (
 );
 """
 
-MIGRATIONS = (_V1, _V2, _V3, _V4)
+# A failure without a row's name has the checksum that it would have without the column. What only speeds up or prunes,
+# `uses`, has no checksum: at worst an answer is kept, or asked again.
+_V5 = """
+ALTER TABLE failures ADD COLUMN row_name TEXT;
+CREATE TABLE uses (
+    answer INTEGER PRIMARY KEY,  -- the rowid of an answer
+    run INTEGER NOT NULL         -- the newest finished run whose output has it
+);
+CREATE TABLE segments (
+    output TEXT NOT NULL,        -- the file that rows were appended to
+    input BLOB NOT NULL,         -- the digest of the input that they are from
+    first_row INTEGER NOT NULL,  -- where they stand in it, from 0
+    row_count INTEGER NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (output, input)
+);
+"""
+
+MIGRATIONS = (_V1, _V2, _V3, _V4, _V5)
 """What brings a file from version n to n + 1; the version stands in SQLite's `user_version`."""
 
 
@@ -113,7 +131,7 @@ def _make_checksums(connection: sqlite3.Connection) -> None:
     Not by a function in SQL: SQLite swallows what is raised there, and a signal raises wherever it comes.
     """
     for table in _WITHOUT_CHECKSUMS:
-        columns = COLUMNS[table]
+        columns = ["NULL" if name == "row_name" else name for name in COLUMNS[table]]  # which came later
         select = f"SELECT rowid, {', '.join(columns[:-1])} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {_GROUP}"  # noqa: S608
         update = f"UPDATE {table} SET checksum = ? WHERE rowid = ?"  # noqa: S608
         last = -1

@@ -19,7 +19,7 @@ COLUMNS = {
     "answers": ("key", "run", "latency_s", "attempts", "fields", "reply", "first_token_s", "checksum"),
     "failures": (
         *("key", "run", "is_transient", "latency_s", "attempts", "kind", "message", "status", "code", "request_id"),
-        *("fields", "reply", "checksum"),
+        *("fields", "reply", "row_name", "checksum"),
     ),
     "runs": (
         *("run", "started_at", "updated_at", "ended_at", "end_reason", "pid", "host", "rows_total", "progress"),
@@ -27,6 +27,7 @@ COLUMNS = {
     ),
     "media": ("path", "size_bytes", "mtime_ns", "digest", "mime_type", "checksum"),
     "settled": ("endpoint", "model", "fields", "checksum"),
+    "segments": ("output", "input", "first_row", "row_count", "checksum"),
 }
 """The columns of each table, in the order of its rows; the checksum is the last."""
 
@@ -66,7 +67,8 @@ def _checksum(table: str, columns: Sequence[Any]) -> bytes | None:
             head = ("answers", run, latency_s, attempts, first_token_s, len(key), len(fields), len(reply))
             content = b"".join((repr(head).encode(), key, fields, reply))
         else:
-            content = b"".join(_parts(table, columns))
+            is_older = table == "failures" and columns[-1] is None  # or of no row that has a name
+            content = b"".join(_parts(table, columns[:-1] if is_older else columns))
     except TypeError:
         return None
     # Processors compute SHA-256 themselves, which makes it the fastest good one; each answer comes by here in each run.
@@ -98,7 +100,7 @@ def failure_row(key: bytes, run: int, row: FailedRow) -> Row:
     reason = (_text(failure.kind), _text(failure.message), status, _text(failure.code), _text(failure.request_id))
     fields = None if row.completion is None else _fields(row.completion)
     reply = packed(row.reply) if row.reply else None
-    return with_checksum("failures", (key, run, *how, *reason, fields, reply))
+    return with_checksum("failures", (key, run, *how, *reason, fields, reply, _text(row.row_name)))
 
 
 def run_row(record: RunRecord) -> Row:
@@ -139,12 +141,11 @@ def answer_of(row: Row, *, with_reply: bool) -> Answer:
 
 def failed_row_of(row: Row, *, with_reply: bool) -> FailedRow:
     """Return the failure that a whole row keeps."""
-    _, _, is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply, _ = row
+    _, _, is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply, row_name, _ = row
     failure = Failure(kind, message, status, code, request_id=request_id)
     completion = None if fields is None else _completion(fields)
-    return FailedRow(
-        failure, bool(is_transient), latency_s, attempts, completion, unpacked(reply) if with_reply else b""
-    )
+    kept_reply = unpacked(reply) if with_reply else b""
+    return FailedRow(failure, bool(is_transient), latency_s, attempts, completion, kept_reply, row_name)
 
 
 def run_of(row: Row) -> RunRecord:
@@ -181,7 +182,7 @@ def _fields(one: Completion) -> bytes:
     usage = one.usage
     counts = (
         *(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens),
-        *(usage.cached_tokens, usage.reasoning_tokens),
+        *(usage.cached_tokens, usage.reasoning_tokens, usage.cost_usd),
     )
     said = (one.content, one.tool_calls, one.reasoning, one.refusal, one.finish_reason)
     return orjson.dumps((*said, counts, one.model, one.response_id, one.parsed, one.completions, one.logprobs))

@@ -1,0 +1,57 @@
+"""The command line's root: every error becomes one message and its exit code; no traceback reaches a user."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any
+
+import click
+
+from batchchat import __version__
+from batchchat.cli.console import complain, harmless, keyless, say
+from batchchat.errors import BatchchatError, JobError, StopSignal
+from batchchat.usage import USAGE
+
+EXIT_INTERNAL = 70
+EXIT_SIGINT, EXIT_SIGTERM = 130, 143
+DEBUG_VARIABLE = "BATCHCHAT_DEBUG"
+
+
+class Commands(click.Group):
+    """Turns every error into one message and its exit code; no traceback reaches a user."""
+
+    def get_help(self, ctx: click.Context) -> str:
+        """Return the help text of the command itself."""
+        return USAGE.rstrip()
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Invoke the command."""
+        try:
+            return super().invoke(ctx)
+        except BatchchatError as error:
+            complain(str(error), error.problems if isinstance(error, JobError) else ())
+            if error.is_resumable:
+                say("Everything answered so far is kept; run the same command to go on.")
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, StopSignal) as stop:
+            complain("interrupted")
+            ctx.exit(128 + stop.number if isinstance(stop, StopSignal) else EXIT_SIGINT)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            raise click.UsageError(harmless(error.format_message()), error.ctx) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                say(keyless("".join(traceback.format_exception(error))))
+            words = harmless(f"{type(error).__name__}: {error}")
+            complain(f"internal error: {words}. This is a bug; {DEBUG_VARIABLE}=1 shows where")
+            ctx.exit(EXIT_INTERNAL)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="batchchat")
+def main() -> None:
+    """A model's answer beside every row of a table."""

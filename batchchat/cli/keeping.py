@@ -1,0 +1,46 @@
+"""The commands about what a job's runs have left: `status` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from batchchat.cli import options
+from batchchat.cli.console import complain, print_object, print_text, say_line
+from batchchat.cli.group import main
+from batchchat.cli.options import load, require_output
+from batchchat.cli.process import let_signals_raise
+
+
+@main.command()
+@options.job
+@options.setting
+@options.json
+def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
+    """Say how far JOB is, from its checkpoint alone; works while another process runs it."""
+    from batchchat.show import status as show
+    from batchchat.status import job_status
+
+    found = job_status(load(job, settings, None, None, None))
+    if is_json:
+        print_object(show.as_object(found))
+    else:
+        print_text(show.as_text(found))
+
+
+@main.command()
+@options.job
+@options.limit
+@options.output
+@options.endpoint
+@options.setting
+def export(job: Path, limit: int | None, output: Path | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
+    """Write the output of JOB from the answers that are there now; the other rows have nulls."""
+    from batchchat import pipeline
+
+    let_signals_raise()
+    loaded = load(job, settings, endpoint, output, limit)
+    require_output(loaded)
+    plan = pipeline.prepare(loaded)
+    for note in pipeline.export(plan):
+        complain(note)
+    say_line(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")

@@ -1,0 +1,105 @@
+"""The commands that look at a job before it runs: `check`, `preview` and `estimate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from batchchat.cli import options
+from batchchat.cli.console import complain, print_object, print_text, say_line
+from batchchat.cli.group import main
+from batchchat.cli.options import load, require_output
+from batchchat.cli.process import let_signals_raise, raise_file_limit
+from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
+
+
+@main.command()
+@options.job
+@options.limit
+@options.output
+@options.endpoint
+@options.setting
+def check(job: Path, limit: int | None, output: Path | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
+    """Check everything about JOB that can be known without sending: file, columns, output, key, every row's request.
+
+    Exits with 1 when there are rows that cannot be turned into a request; they would fail.
+    """
+    from batchchat import pipeline
+    from batchchat.apikey import api_key, key_note
+    from batchchat.prices import price_of
+    from batchchat.show.estimate import price_line
+
+    loaded = load(job, settings, endpoint, output, limit)
+    require_output(loaded)
+    plan = pipeline.prepare(loaded)
+    key = api_key(loaded)
+    failures = 0
+    for row, failure in pipeline.unaskable_rows(plan):
+        failures += 1
+        if failures <= 10:
+            complain(f"row {row.name}: {failure.message}")
+    columns, rows = len(plan.source.columns), plan.source.total_rows
+    preset = plan.job.endpoint.preset
+    if (note := key_note(plan.job.endpoint, key)) and (preset is None or preset.api_key_env):  # else it needs none
+        say_line(note)
+    say_line(price_line(price_of(plan.job, key)))
+    say_line(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked")
+    sys.exit(EXIT_ROWS_FAILED if failures else EXIT_ANSWERED)
+
+
+@main.command()
+@options.job
+@click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True, help="Rows to show.")
+@click.option("--send", is_flag=True, help="Send them too, and keep the answers.")
+@options.endpoint
+@options.setting
+def preview(job: Path, count: int, send: bool, endpoint: str | None, settings: tuple[str, ...]) -> None:
+    """Print the exact requests of the first rows of JOB, one JSON object for each."""
+    from batchchat import previewing
+
+    let_signals_raise()
+    loaded = load(job, settings, endpoint, None, None)
+    shown = previewing.preview(loaded, count, sends=send)
+    for row in shown:
+        print_object(row, indent=True)
+    sys.exit(EXIT_ROWS_FAILED if any("error" in row for row in shown) else EXIT_ANSWERED)
+
+
+@main.command()
+@options.job
+@options.limit
+@options.endpoint
+@options.setting
+@click.option("--sample", "sample_count", type=click.IntRange(min=3), metavar="N", help="Ask N rows, and keep them.")
+@options.json
+def estimate(
+    job: Path,
+    limit: int | None,
+    endpoint: str | None,
+    settings: tuple[str, ...],
+    sample_count: int | None,
+    is_json: bool,
+) -> None:
+    """Say what JOB has still to ask: requests, tokens, dollars and minutes, each with where the figure comes from.
+
+    With --sample it asks N rows first, spread over those that no run has asked, and says how sure the figures are.
+    """
+    from batchchat import estimating, pipeline
+    from batchchat.apikey import api_key, key_if_any
+    from batchchat.show import estimate as show
+
+    raise_file_limit()
+    let_signals_raise()
+    loaded = load(job, settings, endpoint, None, limit)
+    plan = pipeline.prepare(loaded)
+    if sample_count is None:
+        found = estimating.estimate(plan, key_if_any(loaded))
+    else:
+        found = estimating.sampled(plan, api_key(loaded), sample_count)
+    if is_json:
+        print_object(show.as_object(found))
+    else:
+        print_text(show.as_text(found))
+    sys.exit(EXIT_ROWS_FAILED if found.sample and found.sample.failed else EXIT_ANSWERED)

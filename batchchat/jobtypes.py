@@ -1,0 +1,78 @@
+"""The types of values in a job file: what is accepted for each, and as what it comes out.
+
+What passes in is a value as YAML or Python has it; what comes out is a checked one, or a ValueError that says what is
+allowed. It does not know which key a value belongs to.
+"""
+
+import re
+from datetime import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ByteSize, Field, StringConstraints, WithJsonSchema
+
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+def _checked_path(path: Any) -> Any:
+    """Refuse what pathlib would quietly take for another file: nothing at all, and URLs."""
+    if isinstance(path, str) and "://" in path:
+        message = "is a URL, and batchchat reads and writes files; download or upload them with another tool"
+        raise ValueError(message)
+    if path == "":
+        message = "must not be empty"
+        raise ValueError(message)
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_checked_path)]
+
+
+def _no_bool(value: Any) -> Any:
+    """Refuse true and false where Python would take them for 1 and 0."""
+    if isinstance(value, bool):
+        message = "must be a number"
+        raise ValueError(message)
+    return value
+
+
+NoBool = BeforeValidator(_no_bool)
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), NoBool]
+Size = Annotated[
+    ByteSize, Field(ge=1), NoBool, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]})
+]
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def _seconds(value: Any) -> Any:
+    """Return the seconds of a text such as `90s`, `10m` or `1h30m`; anything else as it is."""
+    parts = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
+    if parts is None or not any(parts.groups()):
+        return value
+    return sum(float(number) * unit for number, unit in zip(parts.groups(), (3600, 60, 1), strict=True) if number)
+
+
+Duration = Annotated[
+    float,
+    Field(gt=0, le=30 * 86400, allow_inf_nan=False),
+    BeforeValidator(_seconds),
+    NoBool,
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
+]
+
+_TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+
+
+def _seconds_or_time(value: Any) -> Any:
+    """Return the seconds of a duration, or the time of day of a text such as `06:30`."""
+    clock = _TIME_OF_DAY.fullmatch(value.strip()) if isinstance(value, str) else None
+    return time(int(clock[1]), int(clock[2])) if clock else _seconds(value)
+
+
+Deadline = Annotated[
+    Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)] | time,
+    BeforeValidator(_seconds_or_time),
+    NoBool,
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}]}),
+]
