@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ class Asking:
         checkpoint: Checkpoint,
         structure: Structure | None,
         *,
-        retries_final: bool = False,
+        retries_final: bool | Collection[str] = False,
     ) -> None:
         self._job = job
         self._structure = structure
@@ -213,7 +213,9 @@ def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
 class _CheckpointStore:
     """The checkpoint as the schedule wants it."""
 
-    def __init__(self, checkpoint: Checkpoint, endpoint: tuple[str, str], *, retries_final: bool) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, endpoint: tuple[str, str], *, retries_final: bool | Collection[str]
+    ) -> None:
         self.commit = checkpoint.commit
         self.remember = functools.partial(checkpoint.remember, *endpoint)
         self.find = functools.partial(checkpoint.find, retries_final=retries_final)

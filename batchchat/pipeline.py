@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,9 +79,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run: `retries_errors` asks final failures again, `is_fresh` begins anew, `transport` is to be used."""
+    """How to run: `retries_errors` asks final failures again, all or of these kinds; `is_fresh` begins anew."""
 
-    retries_errors: bool = False
+    retries_errors: bool | Collection[str] = False
     is_fresh: bool = False
     is_quiet: bool = False
     stop_switch: StopSwitch = field(default_factory=StopSwitch)
@@ -181,7 +181,7 @@ def _summary(plan: Plan, progress: Progress, lost_in_flight: int, started_at: fl
     )
 
 
-def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None) -> Plan:
+def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None, *, is_read_only: bool = False) -> Plan:
     """Find out everything that can be known before the first request; nothing is left behind.
 
     Raises:
@@ -211,7 +211,7 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None)
         spreadsheet_safe=job.output.spreadsheet_safe,
     )
     assert job.checkpoint.path is not None
-    if job.output.path is not None:
+    if job.output.path is not None and not is_read_only:
         check_output(job.output.path, source.files)
     _check_places(job, source)
     # One file has one lock, by whatever link it is reached.
@@ -336,7 +336,7 @@ def write_output(
         if plan.job.output.path is not None:
             targets = [*targets, stack.enter_context(Sink(plan.job.output.path, plan.output, plan.source.schema))]
         for batch in plan.source.batches(values_of=plan.prompt.template.columns):
-            outcomes = _outcomes(plan, checkpoint, batch)
+            outcomes = outcomes_of(plan, checkpoint, batch)
             if None in outcomes and not is_partial:
                 if checkpoint.damaged_count > damaged_count:
                     raise damaged(checkpoint.path, "an outcome that was whole when the run began is not any more")
@@ -350,7 +350,8 @@ def write_output(
                 target.write(batch, answers)
 
 
-def _outcomes(plan: Plan, checkpoint: Checkpoint, batch: Batch) -> list[Outcome | None]:
+def outcomes_of(plan: Plan, checkpoint: Checkpoint, batch: Batch) -> list[Outcome | None]:
+    """Return the outcome of each row of a batch; None where the checkpoint has none."""
     made = [plan.prompt.request(row) for row in batch.rows]
     keys = [request.key if isinstance(request, ChatRequest) else None for request in made]
     stored = checkpoint.outcomes(keys, with_replies=plan.job.output.raw)

@@ -18,12 +18,13 @@ import pytest
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.connection import connected
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
-from batchchat.keep.rows import failure_row, is_whole, run_row
+from batchchat.keep.rows import COLUMNS, failure_row, is_whole, run_row
 from batchchat.records import (
     Answer,
     Completion,
     FailedRow,
     Failure,
+    FailureGroup,
     Outcome,
     Progress,
     RunRecord,
@@ -91,7 +92,22 @@ V3_OUTCOMES: list[Outcome] = [
     FailedRow(Failure("schema", "no \u20ac", 200, "c", request_id="r"), True, None, 2, Completion("no"), b"{}"),
 ]
 V4_COLUMNS = {**V3_COLUMNS, "settled": ["endpoint", "model", "fields", "checksum"]}
-NEWEST_COLUMNS = V4_COLUMNS
+# As the fourth version wrote them.
+V4_SETTLED = (
+    *("https://one", ""),
+    (
+        b'{"concurrency":64,"requests_per_minute":null,"tokens_per_minute":null,"bytes_per_token":null,'
+        b'"completion_tokens":null}'
+    ),
+    b"\xce\x16\x94\xc2\x9a\xd81\x9b",
+)
+V5_COLUMNS = {
+    **V4_COLUMNS,
+    "failures": [*V4_COLUMNS["failures"], "row_name"],
+    "uses": ["answer", "run"],
+    "segments": ["output", "input", "first_row", "row_count", "checksum"],
+}
+NEWEST_COLUMNS = V5_COLUMNS
 
 # Migrates a new file, and kills itself when a statement is about to begin.
 KILLED = """
@@ -187,7 +203,7 @@ def write_version_2(path: Path, *, answers: int = 1) -> None:
             fields = json.dumps(asdict(Completion(f"yes {number}"))).encode()
             row = (b"%d" % number, 1, 2.0, 1, fields, zlib.compress(b"{}"), None)
             connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        row = failure_row(b"no", 1, failure)[:-1]
+        row = failure_row(b"no", 1, failure)[:-2]
         connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", run_row(run)[:-1])
         connection.execute("INSERT INTO media VALUES ('/a.png', 1, 2, x'03', 'image/png')")
@@ -220,7 +236,8 @@ def test_every_row_of_version_2_gets_its_checksum(tmp_path: Path) -> None:
         assert (run.end_reason, run.progress.rows_answered, checkpoint.damaged_count) == ("finished", 1, 0)
     with opened(path) as connection:
         for table in V2_COLUMNS:
-            assert [is_whole(table, row) for row in connection.execute(f"SELECT * FROM {table}")] == [True]
+            select = f"SELECT {', '.join(COLUMNS[table])} FROM {table}"
+            assert [is_whole(table, row) for row in connection.execute(select)] == [True]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE answers", "ALTER TABLE media", "UPDATE media", "COMMIT"])
@@ -270,5 +287,46 @@ def test_kill_while_settled_values_get_their_table_leaves_version_3(tmp_path: Pa
     assert killed.returncode == -signal.SIGKILL
     with opened(path) as connection:
         assert (tables(connection), pragma(connection, "user_version")) == (V3_COLUMNS, 3)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.outcomes([b"key", b"no"], with_replies=True) == V3_OUTCOMES
+
+
+def write_version_4(path: Path) -> None:
+    """Write a checkpoint as the fourth version left it: with what the third had, and settled values."""
+    write_version_3(path)
+    with opened(path) as connection:
+        connection.executescript(f"{MIGRATIONS[3]} PRAGMA user_version = 4;")
+        connection.execute("INSERT INTO settled VALUES (?, ?, ?, ?)", V4_SETTLED)
+        assert tables(connection) == V4_COLUMNS
+
+
+def test_failures_of_version_4_stay_whole(tmp_path: Path) -> None:
+    """They have no name of a row, and the checksum that they had; a new one has both, and is told from the old."""
+    path = tmp_path / "c.sqlite"
+    write_version_4(path)
+    named = FailedRow(Failure("schema", "no"), False, None, 1, row_name="T-1")
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.outcomes([b"key", b"no"], with_replies=True) == V3_OUTCOMES
+        assert checkpoint.remembered("https://one", "") == Settled(64)
+        assert checkpoint.failure_groups(10) == [FailureGroup("schema", "no \u20ac", 1)]
+        checkpoint.start_run(1)
+        checkpoint.commit([(b"new", named)], Progress())
+        assert checkpoint.outcomes([b"new", b"no"], with_replies=True) == [named, V3_OUTCOMES[1]]
+        assert checkpoint.damaged_count == 0
+    with opened(path) as connection:
+        connection.execute("UPDATE failures SET row_name = 'T-2'")
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.outcomes([b"new", b"no"]) == [None, None]
+
+
+@pytest.mark.parametrize("statement", ["ALTER TABLE failures", "CREATE TABLE segments", "COMMIT"])
+def test_kill_while_failures_get_names_leaves_version_4(tmp_path: Path, statement: str) -> None:
+    """A process that is killed there leaves the version before, whole, and the next one goes on."""
+    path = tmp_path / "c.sqlite"
+    write_version_4(path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with opened(path) as connection:
+        assert (tables(connection), pragma(connection, "user_version")) == (V4_COLUMNS, 4)
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.outcomes([b"key", b"no"], with_replies=True) == V3_OUTCOMES

@@ -209,19 +209,23 @@ def test_status_of_a_stopped_run_says_why() -> None:
 
 def test_status_lists_failures_one_a_line() -> None:
     """The most frequent failures stand one to a line, cut to 120 characters."""
-    failures = (FailureGroup("timeout", "no reply\nin 120 s", 1_500), FailureGroup("server", "x" * 200, 1))
+    rows = ("T-1", "T\n9\x1b[2J", "y" * 50)
+    failures = (
+        FailureGroup("timeout", "no reply\nin 120 s", 1_500, rows),
+        FailureGroup("server", "x" * 200, 1, ("7",)),
+    )
     assert show_status.as_text(replace(STATUS, failures=failures)).splitlines()[3:] == [
-        "failed: 1,500 x timeout: no reply in 120 s",
-        f"failed: 1 x server: {'x' * 119}…",
+        f"failed: 1,500 x timeout: no reply in 120 s (rows T-1, T 9, {'y' * 39}…, ...)",
+        f"failed: 1 x server: {'x' * 119}… (row 7)",
     ]
 
 
 def test_status_object_is_plain_json() -> None:
     """The object has the run, its progress and the failures as plain values."""
-    failures = (FailureGroup("timeout", "no reply", 2),)
+    failures = (FailureGroup("timeout", "no reply", 2, ("T-1", "T-9")),)
     found = orjson.loads(orjson.dumps(show_status.as_object(replace(STATUS, failures=failures))))
     assert found.keys() == {"job", "checkpoint", "state", "run", "answers_stored", "failures"}
-    assert found["failures"] == [{"kind": "timeout", "message": "no reply", "count": 2}]
+    assert found["failures"] == [{"kind": "timeout", "message": "no reply", "count": 2, "rows": ["T-1", "T-9"]}]
     assert found["run"]["progress"]["rows_answered"] == 1_190
     assert found["run"]["ended_at"] is None
 
@@ -231,7 +235,7 @@ def test_nothing_shown_steers_a_terminal(text: str) -> None:
     """Whatever a model, a provider or a file name says, neither ESC nor a C1 control is printed."""
     ended = replace(RUN, host=text, end_reason=text)
     status = replace(
-        STATUS, job=text, state="stopped", run=ended, checkpoint=text, failures=(FailureGroup(text, text, 1),)
+        STATUS, job=text, state="stopped", run=ended, checkpoint=text, failures=(FailureGroup(text, text, 1, (text,)),)
     )
     summary = replace(SUMMARY, job=text, output=text)
     shown = show_status.as_text(status) + show_summary.as_text(summary) + show_summary.table([{text: text}], 80)

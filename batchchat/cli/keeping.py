@@ -1,7 +1,8 @@
-"""The commands about what a job's runs have left: `status` and `export`."""
+"""The commands about what a job's runs have left: `status`, `export` and `verify`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from batchchat.cli import options
@@ -9,6 +10,7 @@ from batchchat.cli.console import complain, print_object, print_text, say_line
 from batchchat.cli.group import main
 from batchchat.cli.options import load, require_output
 from batchchat.cli.process import let_signals_raise
+from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 
 
 @main.command()
@@ -44,3 +46,37 @@ def export(job: Path, limit: int | None, output: Path | None, endpoint: str | No
     for note in pipeline.export(plan):
         complain(note)
     say_line(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")
+
+
+@main.command()
+@options.job
+@options.limit
+@options.output
+@options.endpoint
+@options.setting
+@options.json
+def verify(
+    job: Path,
+    limit: int | None,
+    output: Path | None,
+    endpoint: str | None,
+    settings: tuple[str, ...],
+    is_json: bool,
+) -> None:
+    """Prove that the output of JOB is what its input and its checkpoint give, row by row and value by value.
+
+    Exits with 1, and the first differences, when it is not.
+    """
+    from batchchat import pipeline, verifying
+
+    let_signals_raise()
+    loaded = load(job, settings, endpoint, output, limit)
+    require_output(loaded)
+    plan = pipeline.prepare(loaded, is_read_only=True)
+    verification = verifying.verify(plan)
+    if is_json:
+        print_object(verifying.as_object(verification))
+    else:
+        for line in verifying.as_lines(verification):
+            say_line(line if verification.differences else f"{plan.job.name}: {line}")
+    sys.exit(EXIT_ROWS_FAILED if verification.differences else EXIT_ANSWERED)

@@ -15,17 +15,24 @@ from batchchat.cli.console import print_object, say
 from batchchat.cli.group import main
 from batchchat.cli.options import load, require_output
 from batchchat.cli.process import let_signals_raise, raise_file_limit
+from batchchat.cli.retrying import RetryingCommand, kinds_to_retry
 from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED, BatchchatError, OutputError
 from batchchat.interpreter import importing
 
 
-@main.command()
+@main.command(cls=RetryingCommand)
 @options.job
 @options.limit
 @options.output
 @options.endpoint
 @options.setting
-@click.option("--retry-errors", is_flag=True, help="Ask rows again that failed for good.")
+@click.option(
+    "--retry-errors",
+    "retried",
+    multiple=True,
+    metavar="[KIND,...]",
+    help="Ask rows again that failed for good: all of them, or those of these kinds.",
+)
 @click.option("--fresh", is_flag=True, help="Set the old answers aside and ask everything again.")
 @options.json
 @click.option("--quiet", is_flag=True, help="No progress, no summary; errors only.")
@@ -35,7 +42,7 @@ def run(
     output: Path | None,
     endpoint: str | None,
     settings: tuple[str, ...],
-    retry_errors: bool,
+    retried: tuple[str, ...],
     fresh: bool,
     is_json: bool,
     quiet: bool,
@@ -48,7 +55,7 @@ def run(
 
     raise_file_limit()
     let_signals_raise()
-    options = pipeline.RunOptions(retry_errors, fresh, is_quiet=quiet)
+    options = pipeline.RunOptions(kinds_to_retry(retried), fresh, is_quiet=quiet)
     try:
         loaded = load(job, settings, endpoint, output, limit)
         require_output(loaded)

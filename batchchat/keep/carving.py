@@ -1,9 +1,9 @@
 """The rows that can still be found in a damaged checkpoint, page by page.
 
 What passes in is the path of a SQLite file that is damaged in any way, with its WAL; what comes out are the rows of the
-checkpoint's answers, runs and settled values whose checksums hold. It relies on nothing but the pages that rows stand
-on: no schema, index or tree needs to be whole, and a page that cannot be read costs only its own rows. A row may come
-more than once, as it was at different times.
+checkpoint's answers, runs, settled values and segments whose checksums hold. It relies on nothing but the pages that
+rows stand on: no schema, index or tree needs to be whole, and a page that cannot be read costs only its own rows. A row
+may come more than once, as it was at different times.
 """
 
 import struct
@@ -21,7 +21,7 @@ from batchchat.keep.walend import FRAME_HEADER_BYTES, HEADER_BYTES, frames_behin
 _HEADER_BYTES = 100
 _TABLE_LEAF = 13
 
-_REAL: dict[str, tuple[int, ...]] = {"answers": (2, 6), "runs": (1, 2, 3), "settled": ()}
+_REAL: dict[str, tuple[int, ...]] = {"answers": (2, 6), "runs": (1, 2, 3), "settled": (), "segments": ()}
 """The columns of floating point numbers: a whole one is stored as an integer."""
 
 _TABLES = {len(COLUMNS[table]): table for table in _REAL}

@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -54,7 +54,12 @@ _PUT = {
 MOST_PUT_AT_ONCE = 64
 """Rows that one statement puts in place: with one statement for each, Python's lock changes hands each time."""
 
-_NEWEST_FAILURES = f"{_SELECT['failures']} WHERE run = (SELECT max(run) FROM runs) ORDER BY kind, message"  # noqa: S608
+_STANDING_FAILURES = (
+    f"{_SELECT['failures']} WHERE run = :newest OR :has_earlier AND (run > :finished OR NOT is_transient)"
+    " ORDER BY kind, message, rowid"
+)
+EXAMPLE_ROWS = 5
+"""Rows that are named of each group of failures."""
 
 _UNREADABLE = (ValueError, TypeError, KeyError, zlib.error)
 
@@ -117,16 +122,21 @@ class Checkpoint:
             crash_point("in-commit")
         crash_point("after-commit")
 
-    def find(self, keys: Sequence[bytes], *, retries_final: bool = False) -> dict[bytes, bool | None]:
+    def find(self, keys: Sequence[bytes], *, retries_final: bool | Collection[str] = False) -> dict[bytes, bool | None]:
         """Return what is known of keys: True for an answer, False for a failure that stands, None for one to retry.
 
         A failure stands when this run made it, or when it is final; with `retries_final` only when this run made it.
+        That may also be the kinds of final failures to retry.
         """
+        kinds = () if isinstance(retries_final, bool) else retries_final
         this_run = self._run.run if self._run else -1
         with self._guarded():
             known: dict[bytes, bool | None] = {row[0]: True for row in self._whole_rows("answers", keys)}
-            for key, run, is_transient, *_ in self._whole_failures([key for key in keys if key not in known]):
-                known[key] = False if run == this_run or not (is_transient or retries_final) else None
+            for key, run, is_transient, _, _, kind, *_ in self._whole_failures(
+                [key for key in keys if key not in known]
+            ):
+                is_retried = is_transient or retries_final is True or kind in kinds
+                known[key] = None if is_retried and run != this_run else False
         return known
 
     def made_outside_runs(self, keys: Sequence[bytes]) -> set[bytes]:
@@ -214,12 +224,20 @@ class Checkpoint:
             return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        """Return the most frequent failures that the newest run made."""
+        """Return the most frequent failures that stand, each with the rows of its oldest.
+
+        That is what the newest run gave up, and what an earlier one did and none has asked again: what is final, and
+        what is not but came after the last finished run. Where the newest finished, and met no failure of an earlier
+        run, those are of rows that are not asked any more, and left out.
+        """
+        run = self.last_run()
         with self._guarded():
-            rows = (row for row in self._connection.execute(_NEWEST_FAILURES) if is_whole("failures", row))
+            finished = self._connection.execute("SELECT max(run) FROM runs WHERE end_reason = 'finished'").fetchone()[0]
+            is_all_new = run is not None and run.end_reason == "finished" and not run.progress.rows_failed_before
+            values = {"newest": run.run if run else 0, "finished": finished or 0, "has_earlier": not is_all_new}
+            rows = (row for row in self._connection.execute(_STANDING_FAILURES, values) if is_whole("failures", row))
             alike = groupby(rows, key=lambda row: (row[5], row[6]))
-            counted = ((-sum(1 for _ in group), *reason) for reason, group in alike)
-            return [FailureGroup(kind, message, -count) for count, kind, message in nsmallest(limit, counted)]
+            return nsmallest(limit, (_group(*reason, found) for reason, found in alike), key=_most_frequent)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -237,6 +255,20 @@ class Checkpoint:
     def _guarded(self) -> Iterator[None]:
         with translated(self.path):
             yield
+
+
+def _group(kind: str, message: str, rows: Iterator[Row]) -> FailureGroup:
+    names: list[str] = []
+    count = 0
+    for row in rows:
+        count += 1
+        if len(names) < EXAMPLE_ROWS and row[-2] is not None:  # as of a failure of an older version
+            names.append(row[-2])
+    return FailureGroup(kind, message, count, tuple(names))
+
+
+def _most_frequent(group: FailureGroup) -> tuple[int, str, str]:
+    return -group.count, group.kind, group.message
 
 
 @cache

@@ -34,6 +34,8 @@ _SAVE = {
         " WHERE excluded.updated_at >= updated_at",
         # Any state of these is a place to start from; the last one that is met is most likely the newest.
         "settled": "UPDATE SET (fields, checksum) = (excluded.fields, excluded.checksum)",
+        "segments": "UPDATE SET (first_row, row_count, checksum) = (excluded.first_row, excluded.row_count,"
+        " excluded.checksum)",
     }.items()
 }
 
@@ -126,9 +128,10 @@ def _salvage(path: Path, damage: CheckpointDamagedError) -> Path:
 
 
 def _save_rows(path: Path, new: Path, damage: CheckpointDamagedError) -> None:
-    """Make a checkpoint of the answers, runs and settled values that can be read; complete and on the disk.
+    """Make a checkpoint of the answers, runs, settled values and segments that can be read; complete and on the disk.
 
-    Of failures none: one may have been answered since, and the answer be what was lost; to ask again costs little.
+    Of failures none: one may have been answered since, and the answer be what was lost; to ask again costs little. Nor
+    what runs used: an answer has another rowid now.
     """
     create(new)
     with connected(new, is_read_only=False) as connection, translated(new):

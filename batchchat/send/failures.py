@@ -33,6 +33,9 @@ _VERDICTS = {
 }
 """What follows from each kind; `connect`, and servers that are too busy, are told apart in `verdict`."""
 
+KINDS = tuple(sorted({*_VERDICTS, "connect"}))
+"""Every kind of failure that a row can have."""
+
 
 class Rule(NamedTuple):
     """One of `words`, or how a `sentence` begins, makes an error with one of `statuses` a failure of `kind`."""

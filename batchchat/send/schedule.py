@@ -226,7 +226,8 @@ class Schedule:
             return
         if isinstance(result, Failure) and result.kind == "media" and result.status is None:
             self._unsend(pending)  # and the file may be there again
-            self._settle_all([(pending, FailedRow(result, True, None, pending.requests))])
+            row = FailedRow(result, True, None, pending.requests, row_name=pending.request.row_name)
+            self._settle_all([(pending, row)])
             return
         if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
             self._pacing.rates.give_back(pending.reserved)
@@ -266,7 +267,8 @@ class Schedule:
     ) -> None:
         """Settle a row by its reply: as its answer, or, where that does not fit, as a failure that keeps its words."""
         if isinstance(judged, Failure):
-            self._settle(pending, FailedRow(judged, False, reply.latency_s, attempts, said, reply.body))
+            name = pending.request.row_name
+            self._settle(pending, FailedRow(judged, False, reply.latency_s, attempts, said, reply.body, name))
         else:
             self._settle(pending, Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s))
 
@@ -337,7 +339,7 @@ class Schedule:
         said, reply = (pending.last[0], pending.last[1].body) if pending.last else (Completion(None), b"")
         paid = None if pending.turn.usage == NO_USAGE else replace(said, usage=pending.turn.usage)
         requests = pending.requests + charged
-        row = FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply)
+        row = FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply, pending.request.row_name)
         mark = None if pending.last else signature(failure)
         if mark is None:
             self._settle(pending, row)

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from batchchat.records import JobStatus
+from batchchat.records import FailureGroup, JobStatus
 from batchchat.show.printable import on_one_line, one_line
 
 _DAMAGED = "the checkpoint is damaged; the next run saves what can be read, and asks the rest again"
@@ -40,8 +40,15 @@ def as_text(status: JobStatus) -> str:
         lines.append(
             f"killed with at most {status.run.lost_in_flight:,} requests in flight; run the job again to go on"
         )
-    lines += [f"failed: {group.count:,} x {group.kind}: {one_line(group.message, 120)}" for group in status.failures]
+    lines += [_failed(group) for group in status.failures]
     return "\n".join(on_one_line(line) for line in lines)
+
+
+def _failed(group: FailureGroup) -> str:
+    names = [one_line(name, 40) for name in group.rows]
+    more = ", ..." if names and group.count > len(names) else ""
+    rows = f" ({'row' if group.count == 1 else 'rows'} {', '.join(names)}{more})" if names else ""
+    return f"failed: {group.count:,} x {group.kind}: {one_line(group.message, 120)}{rows}"
 
 
 def _at(unix_s: float) -> str:

@@ -1,0 +1,154 @@
+"""The proof that a job's output is right: each row of it against its input row and the outcome of its request.
+
+What passes in is the plan of a job; what comes out are counts, and the first differences. It sends and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
+from batchchat.pipeline import Plan, outcomes_of, remembering
+from batchchat.records import Answer, Batch, FailedRow, Outcome
+from batchchat.show.printable import on_one_line, one_line
+from batchchat.write.columns import answer_columns
+from batchchat.write.compare import MOST_DIFFERENCES, Comparison, Difference
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_NAME_CHARACTERS = 60
+
+_NO_OUTCOME = (
+    "is neither answered nor failed in the checkpoint: it has no outcome of this row's request, of which the input or"
+    " the job may have changed since; `batchchat run` asks it"
+)
+
+
+@dataclass(slots=True)
+class Verification:
+    """What became of comparing an output with its input and checkpoint.
+
+    Rows are counted up to the batch with the last difference. `rows_unasked` have no outcome, because the last run did
+    not come to its end, of which `note` says why. No `differences`: the output is what it should be.
+    """
+
+    job: str
+    output: str
+    checkpoint: str
+    rows_total: int
+    rows_answered: int = 0
+    rows_failed: int = 0
+    rows_unasked: int = 0
+    note: str | None = None
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether enough differences are known."""
+        return len(self.differences) >= MOST_DIFFERENCES
+
+
+def verify(plan: Plan) -> Verification:
+    """Compare the output of a job with what its input and its checkpoint give, in the memory of a batch.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it cannot be read.
+        OutputError: there is no output, or it cannot be read.
+        InputError: the input changed meanwhile.
+    """
+    path = plan.job.output.path
+    assert path is not None
+    found = Verification(plan.job.name, str(path), str(plan.checkpoint_path), plan.source.total_rows)
+    with (
+        Comparison(path, plan.output, plan.source.schema) as comparison,
+        open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
+        remembering(plan, is_read_only=True) as knowing,
+    ):
+        found.note = _unfinished(checkpoint)
+        found.differences += comparison.begin()
+        if not comparison.is_over:
+            _compare(knowing, checkpoint, comparison, found)
+    del found.differences[MOST_DIFFERENCES:]
+    return found
+
+
+def _unfinished(checkpoint: Checkpoint) -> str | None:
+    """Return what to say of a last run that did not come to its end: rows may have no outcome then."""
+    run = checkpoint.last_run()
+    if run is None or run.end_reason == "finished":
+        return None
+    return f"the last run did not come to its end ({run.end_reason or 'it was killed, or runs'})"
+
+
+def _compare(plan: Plan, checkpoint: Checkpoint, comparison: Comparison, found: Verification) -> None:
+    media = replace(plan.prompt.media, as_read=True)
+    plan = replace(plan, prompt=replace(plan.prompt, media=media))
+    for batch in plan.source.batches(values_of=plan.prompt.template.columns):
+        outcomes = outcomes_of(plan, checkpoint, batch)
+        _count(outcomes, found)
+        differences = comparison.compare(batch, answer_columns(outcomes, plan.output))
+        unexplained = [] if found.note else _names_without_outcome(batch, outcomes)
+        found.differences += _with_unexplained(differences, unexplained, plan.output.keep)
+        if comparison.is_over or found.is_over:
+            return
+    found.differences += comparison.finish()
+
+
+def _count(outcomes: Sequence[Outcome | None], found: Verification) -> None:
+    found.rows_answered += sum(isinstance(outcome, Answer) for outcome in outcomes)
+    found.rows_failed += sum(isinstance(outcome, FailedRow) for outcome in outcomes)
+    found.rows_unasked += outcomes.count(None)
+
+
+def _names_without_outcome(batch: Batch, outcomes: Sequence[Outcome | None]) -> list[str]:
+    if None not in outcomes:
+        return []
+    return [row.name for row, outcome in zip(batch.rows, outcomes, strict=True) if outcome is None]
+
+
+def _with_unexplained(
+    differences: Iterable[Difference], unexplained: Sequence[str], inputs: Collection[str]
+) -> Iterator[Difference]:
+    """Yield the differences; of rows that nothing is known of, first that, and not each new column."""
+    names = set(unexplained)
+    yield from (Difference(_NO_OUTCOME, name) for name in unexplained[:MOST_DIFFERENCES])
+    for one in differences:
+        if one.row not in names or one.column is None or one.column in inputs:
+            yield one
+
+
+def as_object(verification: Verification) -> dict[str, Any]:
+    """Return what was found as plain values; `verified` says in one word that the output is what it should be."""
+    return {"verified": not verification.differences, **asdict(verification)}
+
+
+def as_lines(verification: Verification) -> list[str]:
+    """Return what was found for people: one line when all is right, else one for each difference."""
+    path, note = verification.output, verification.note
+    if verification.differences:
+        last = f"{path} is not what {verification.checkpoint} gives for the input"
+        lines = [*map(_line, verification.differences), f"{last}; {note}" if note else last]
+    else:
+        counts = f"{verification.rows_answered:,} answered, {verification.rows_failed:,} failed"
+        unasked = f", {verification.rows_unasked:,} not asked yet: {note}" if verification.rows_unasked else ""
+        lines = [f"verified {verification.rows_total:,} rows: {counts}{unasked}; {path}"]
+    return [on_one_line(line) for line in lines]
+
+
+def _line(one: Difference) -> str:
+    if one.row is None:
+        return one.problem
+    row = f"row {one_line(one.row, _NAME_CHARACTERS)}"
+    if one.column is None:
+        return f"{row}: {one.problem}"
+    more = f", and {one.columns_more} columns more of this row" if one.columns_more else ""
+    column = one_line(one.column, _NAME_CHARACTERS)
+    return f"{row}: {column}: expected {_visible(one.expected or '')}, found {_visible(one.found or '')}{more}"
+
+
+def _visible(text: str) -> str:
+    """Return a value's text with its white space as escapes: two values may differ in nothing else."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
