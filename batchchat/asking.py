@@ -17,10 +17,12 @@ from batchchat.errors import STOPPING_SIGNALS, BatchchatError, InterruptedRunErr
 from batchchat.interpreter import undisturbed
 from batchchat.job import Job, Limits
 from batchchat.keep.checkpoint import Checkpoint
+from batchchat.prices import Prices
 from batchchat.prompt.imageprocess import image_process
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import ChatRequest, Chunk, Failure, Progress, Settled
 from batchchat.send.concurrency import Concurrency
+from batchchat.send.cost import Costs
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing, Send
 from batchchat.send.schedule import Schedule
@@ -105,7 +107,7 @@ class Asking:
             self.progress = progress
             observe(progress)
 
-        pacing = self._pacing()
+        pacing = self._pacing(instead)
         with ExitStack() as stack:
             stack.enter_context(undisturbed())
             base_url = self._job.endpoint.resolved_base_url
@@ -121,7 +123,14 @@ class Asking:
             schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)
             runner.run(_run(schedule, transport, stop_switch))
 
-    def _pacing(self) -> Pacing:
+    def _costs(self, instead: AsyncBaseTransport | None) -> Costs:
+        # What a program gives to be asked through is the only thing that is.
+        prices = Prices(self._job, self._api_key if instead is None else None)
+        request = self._job.request
+        model = None if request.model_varies else request.model
+        return Costs(prices.of, model, is_free=self._job.endpoint.is_embedded)
+
+    def _pacing(self, instead: AsyncBaseTransport | None) -> Pacing:
         limits, before = self._job.limits, self._checkpoint.last_run()
         settled = self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
         notes: tuple[str, ...] = ()
@@ -148,6 +157,7 @@ class Asking:
             before.progress.reached if before else "",
             "limits.max_concurrency" if limits.max_concurrency <= most else "the system's open files (ulimit -n)",
             notes,
+            self._costs(instead),
         )
 
 

@@ -11,7 +11,7 @@ nothing is sent. How it speaks for the rest, and for its 90 % interval, is said 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from statistics import fmean
@@ -44,7 +44,9 @@ SAMPLED = {ANSWERED: "sampled", FAILED: "failed in a sample"}
 SETTLED = (ANSWERED, FAILED, *SAMPLED.values())
 
 
-def estimate(plan: Plan, api_key: str | None, *, retries_errors: bool = False, is_fresh: bool = False) -> Estimate:
+def estimate(
+    plan: Plan, api_key: str | None, *, retries_errors: bool | Collection[str] = False, is_fresh: bool = False
+) -> Estimate:
     """Return what a run would still ask, with the options of one; sends nothing, and takes no lock.
 
     Raises:
@@ -135,7 +137,7 @@ def _allowed(request: Request) -> Callable[[ChatRequest], int | None]:
 
 
 def _standings(
-    checkpoint: Checkpoint | None, *, retries_errors: bool = False, notes_samples: bool = False
+    checkpoint: Checkpoint | None, *, retries_errors: bool | Collection[str] = False, notes_samples: bool = False
 ) -> Callable[[Sequence[bytes]], dict[bytes, str]]:
     """Return what tells how keys stand that are not to be asked."""
 

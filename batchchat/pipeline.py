@@ -32,6 +32,7 @@ from batchchat.errors import (
     remedy,
 )
 from batchchat.jobfile import LoadedJob
+from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.keep.connection import damaged
 from batchchat.keep.digests import open_digests
@@ -330,13 +331,13 @@ def write_output(
         InputError: a row has no outcome, because the input changed under the run; with `is_partial` it has nulls.
         CheckpointDamagedError: an outcome cannot be read any more; with `is_partial` its row has nulls.
     """
-    damaged_count = checkpoint.damaged_count
+    damaged_count, billed = checkpoint.damaged_count, Billed()
     plan = _with_memory(plan, plan.prompt.media.memory, as_read=True)
     with ExitStack() as stack:
         if plan.job.output.path is not None:
             targets = [*targets, stack.enter_context(Sink(plan.job.output.path, plan.output, plan.source.schema))]
         for batch in plan.source.batches(values_of=plan.prompt.template.columns):
-            outcomes = outcomes_of(plan, checkpoint, batch)
+            outcomes = outcomes_of(plan, checkpoint, batch, billed)
             if None in outcomes and not is_partial:
                 if checkpoint.damaged_count > damaged_count:
                     raise damaged(checkpoint.path, "an outcome that was whole when the run began is not any more")
@@ -350,11 +351,11 @@ def write_output(
                 target.write(batch, answers)
 
 
-def outcomes_of(plan: Plan, checkpoint: Checkpoint, batch: Batch) -> list[Outcome | None]:
-    """Return the outcome of each row of a batch; None where the checkpoint has none."""
+def outcomes_of(plan: Plan, checkpoint: Checkpoint, batch: Batch, billed: Billed) -> list[Outcome | None]:
+    """Return the outcome of each row of a batch, None where the checkpoint has none; what is `billed` costs no more."""
     made = [plan.prompt.request(row) for row in batch.rows]
     keys = [request.key if isinstance(request, ChatRequest) else None for request in made]
-    stored = checkpoint.outcomes(keys, with_replies=plan.job.output.raw)
+    stored = checkpoint.outcomes(keys, with_replies=plan.job.output.raw, billed=billed)
     return [
         FailedRow(request, is_transient=False, latency_s=None, attempts=0) if isinstance(request, Failure) else outcome
         for request, outcome in zip(made, stored, strict=True)

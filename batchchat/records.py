@@ -123,13 +123,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What tokens cost, in USD per million, and `source`, where the figure is from; `model` is what it is for."""
+    """What tokens cost, in USD per million, and `source`, where the figure is from; `model` is what it is for.
+
+    `longer` has the prices of all tokens of a request whose prompt has more tokens than so many, fewest first.
+    """
 
     input: float
     output: float
     cached_input: float | None = None
     source: str = ""
     model: str = ""
+    longer: tuple[tuple[int, Price], ...] = ()
 
 
 NO_USAGE = Usage()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.pipeline import Plan, outcomes_of, remembering
 from batchchat.records import Answer, Batch, FailedRow, Outcome
@@ -86,8 +87,9 @@ def _unfinished(checkpoint: Checkpoint) -> str | None:
 def _compare(plan: Plan, checkpoint: Checkpoint, comparison: Comparison, found: Verification) -> None:
     media = replace(plan.prompt.media, as_read=True)
     plan = replace(plan, prompt=replace(plan.prompt, media=media))
+    billed = Billed()
     for batch in plan.source.batches(values_of=plan.prompt.template.columns):
-        outcomes = outcomes_of(plan, checkpoint, batch)
+        outcomes = outcomes_of(plan, checkpoint, batch, billed)
         _count(outcomes, found)
         differences = comparison.compare(batch, answer_columns(outcomes, plan.output))
         unexplained = [] if found.note else _names_without_outcome(batch, outcomes)

@@ -209,7 +209,7 @@ completions = st.builds(
     reasoning=st.none() | texts,
     refusal=st.none() | texts,
     finish_reason=st.none() | texts,
-    usage=st.builds(Usage, counts, counts, counts, counts, counts),
+    usage=st.builds(Usage, counts, counts, counts, counts, counts, st.none() | st.floats(0, 1e6)),
     model=st.none() | texts,
     response_id=st.none() | texts,
 )

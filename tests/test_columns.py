@@ -27,7 +27,7 @@ ANSWER = Answer(
         reasoning="because",
         refusal="no",
         finish_reason="stop",
-        usage=Usage(10, 2, 12, 4, 1),
+        usage=Usage(10, 2, 12, 4, 1, 0.0125),
         model="m-1",
         response_id="r-1",
         parsed='{"label":"a","score":3}',
@@ -52,8 +52,19 @@ def test_columns_are_the_contract() -> None:
     """The new columns of every kind of job have the contract's names and order."""
     assert list(FULL.columns) == [
         *("completion", "completions", "parsed", "tool_calls", "reasoning", "refusal", "finish_reason", "logprobs"),
-        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "model"),
-        *("response_id", "latency_s", "first_token_s", "attempts", "error_kind", "error", "error_status", "raw"),
+        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+        *(
+            "cost_usd",
+            "model",
+            "response_id",
+            "latency_s",
+            "first_token_s",
+            "attempts",
+            "error_kind",
+            "error",
+            "error_status",
+            "raw",
+        ),
     ]
     assert dict(PLAN.columns) == dict(COLUMNS)
     assert [column for column in FULL.columns if column not in COLUMNS] == ["completions", "logprobs", "raw"]
@@ -78,6 +89,7 @@ def test_answer_fills_all_but_errors() -> None:
         "total_tokens": 12,
         "cached_tokens": 4,
         "reasoning_tokens": 1,
+        "cost_usd": 0.0125,
         "model": "m-1",
         "response_id": "r-1",
         "latency_s": 0.25,
@@ -300,7 +312,7 @@ completions = st.builds(
     texts,
     texts,
     texts,
-    st.builds(Usage, counts, counts, counts, counts, counts),
+    st.builds(Usage, counts, counts, counts, counts, counts, st.none() | st.floats(0, 1e6)),
     texts,
     texts,
     st.none() | st.builds('{{"score":{},"more":[]}}'.format, st.integers(-(2**63), 2**63 - 1)),

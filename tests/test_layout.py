@@ -26,7 +26,8 @@ FACADE = "batchchat"
 DOORS = {
     "polars": r"batchchat\.(read|write)\..*",
     "pyarrow": r"batchchat\.(read|write)\..*",
-    "httpx": r"batchchat\.send\.(transport|connections)",
+    "genai_prices": r"batchchat\.prices",
+    "httpx": r"batchchat\.send\.(transport|connections|pricelist)",
     "pycurl": r"batchchat\.send\.(connections|sockets)",
     "certifi": r"batchchat\.send\.connections",
     "sqlite3": r"batchchat\.keep\..*",

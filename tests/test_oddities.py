@@ -382,7 +382,7 @@ USAGES = [
                     "cost": 0.1,
                     "is_byok": False,
                 },
-                Usage(3, cached_tokens=2, reasoning_tokens=1),
+                Usage(3, cached_tokens=2, reasoning_tokens=1, cost_usd=0.1),
             ),
         ]
     ),

@@ -296,7 +296,7 @@ def test_completeness_is_known_before_the_end(part: bytes, is_complete: bool) ->
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 NAMES = st.text("abcdef_", min_size=1, max_size=8)
 JSON_NULL_OR_TEXT = st.none() | TEXTS.filter(bool)
-USAGES = st.builds(Usage, *[st.none() | st.integers(0, 2**40)] * 5)
+USAGES = st.builds(Usage, *[st.none() | st.integers(0, 2**40)] * 5, st.none() | st.floats(0, 1e5))
 CALLS = st.lists(st.builds(ToolCall, NAMES, NAMES, TEXTS), max_size=3, unique_by=lambda call: call.id)
 COMPLETIONS = st.builds(
     Completion,
@@ -319,6 +319,7 @@ def usage_fields(usage: Usage) -> Chunk:
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "cost": usage.cost_usd,
     }
 
 

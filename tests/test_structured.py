@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.records import Completion, Failure, ToolCall, Usage
+from batchchat.records import NO_USAGE, Completion, Failure, ToolCall, Usage
 from batchchat.send.mending import MAX_MENDED_CHARACTERS
 from batchchat.send.structured import Structure, Turn, added, body_for, schema_of
 
@@ -685,8 +685,16 @@ def test_added_keeps_what_nobody_reports() -> None:
     assert added(Usage(1, None, 3), Usage(2, 0, None)) == Usage(3, 0, 3)
 
 
+def test_added_costs_are_known_only_together() -> None:
+    """The cost of two replies is not known where that of one is not; an attempt without a reply cost nothing."""
+    assert added(Usage(1, cost_usd=0.25), Usage(2, cost_usd=0.5)) == Usage(3, cost_usd=0.75)
+    assert added(Usage(1, cost_usd=0.25), Usage(2)) == added(Usage(1), Usage(2, cost_usd=0.25)) == Usage(3)
+    assert added(Usage(1, cost_usd=0.25), NO_USAGE) == added(NO_USAGE, Usage(1, cost_usd=0.25))
+
+
 COUNTS = st.none() | st.integers(0, 2**40)
-USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
+SUMMABLE = st.none() | st.integers(0, 2**20).map(float)  # whole dollars, which floats sum exactly
+USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, SUMMABLE)
 
 
 @given(USAGES, USAGES, USAGES)

@@ -17,15 +17,16 @@ from functools import cache
 from heapq import nsmallest
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 from batchchat.crashpoint import crash_point
 from batchchat.errors import CheckpointError, CheckpointMissingError
+from batchchat.keep.billing import Billed
 from batchchat.keep.connection import PAGE_BYTES, connected, damaged, translated, version_of
 from batchchat.keep.files import create, exists
 from batchchat.keep.migrations import MIGRATIONS, migrate
 from batchchat.keep.rows import (
     COLUMNS,
-    Row,
     answer_of,
     answer_row,
     failed_row_of,
@@ -46,7 +47,10 @@ GROUP = 256
 """Keys that are looked up in one statement."""
 
 _SELECT = {table: f"SELECT {', '.join(columns)} FROM {table}" for table, columns in COLUMNS.items()}  # noqa: S608
-_LOOK_UP = {table: f"{select} WHERE key IN ({', '.join('?' * GROUP)})" for table, select in _SELECT.items()}
+_LOOK_UP = {
+    table: f"SELECT rowid, {', '.join(COLUMNS[table])} FROM {table} WHERE key IN ({', '.join('?' * GROUP)})"  # noqa: S608
+    for table in ("answers", "failures")
+}
 _PUT = {
     table: f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
     for table, columns in COLUMNS.items()
@@ -131,10 +135,9 @@ class Checkpoint:
         kinds = () if isinstance(retries_final, bool) else retries_final
         this_run = self._run.run if self._run else -1
         with self._guarded():
-            known: dict[bytes, bool | None] = {row[0]: True for row in self._whole_rows("answers", keys)}
-            for key, run, is_transient, _, _, kind, *_ in self._whole_failures(
-                [key for key in keys if key not in known]
-            ):
+            known: dict[bytes, bool | None] = {row[0]: True for _, row in self._whole_rows("answers", keys)}
+            rest = [key for key in keys if key not in known]
+            for _, (key, run, is_transient, _, _, kind, *_) in self._whole_failures(rest):
                 is_retried = is_transient or retries_final is True or kind in kinds
                 known[key] = None if is_retried and run != this_run else False
         return known
@@ -143,7 +146,7 @@ class Checkpoint:
         """Return those of the keys whose outcome no run made: they were asked to look at, or as a sample."""
         with self._guarded():
             found = chain(self._whole_rows("answers", keys), self._whole_failures(keys))
-            return {row[0] for row in found if row[1] == OUTSIDE_RUNS}
+            return {row[0] for _, row in found if row[1] == OUTSIDE_RUNS}
 
     def some_answers(self, limit: int) -> list[Answer]:
         """Return at most so many answers: a random choice, for keys are digests, and always the same."""
@@ -151,31 +154,36 @@ class Checkpoint:
             rows = self._connection.execute(f"{_SELECT['answers']} ORDER BY key LIMIT ?", (limit,))
             return [answer_of(row, with_reply=False) for row in rows if is_whole("answers", row)]
 
-    def outcomes(self, keys: Sequence[bytes | None], *, with_replies: bool = False) -> list[Outcome | None]:
+    def outcomes(
+        self, keys: Sequence[bytes | None], *, with_replies: bool = False, billed: Billed | None = None
+    ) -> list[Outcome | None]:
         """Return each key's outcome, in order; None for a key that is None or has none.
 
-        Their `reply` stays empty, but for `with_replies`.
+        Their `reply` stays empty, but for `with_replies`. An outcome that `billed` has met before costs nothing again.
         """
         wanted = [key for key in keys if key is not None]
-        found: dict[bytes | None, Outcome] = {}
+        found: dict[bytes | None, tuple[str, int, Outcome]] = {}
         with self._guarded(), self._readable():
-            for row in self._whole_rows("answers", wanted):
-                found[row[0]] = answer_of(row, with_reply=with_replies)
-            for row in self._whole_failures([key for key in wanted if key not in found]):
-                found[row[0]] = failed_row_of(row, with_reply=with_replies)
-        return [found.get(key) for key in keys]
+            for rowid, row in self._whole_rows("answers", wanted):
+                found[row[0]] = ("answers", rowid, answer_of(row, with_reply=with_replies))
+            for rowid, row in self._whole_failures([key for key in wanted if key not in found]):
+                found[row[0]] = ("failures", rowid, failed_row_of(row, with_reply=with_replies))
+        every = [found.get(key) for key in keys]
+        if billed is None:
+            return [one and one[2] for one in every]
+        return [one and billed.once(*one) for one in every]
 
-    def _whole_rows(self, table: str, keys: Sequence[bytes]) -> Iterator[Row]:
-        """Yield the undamaged rows of some keys, and count the others."""
+    def _whole_rows(self, table: str, keys: Sequence[bytes]) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Yield the undamaged rows of some keys, each with its rowid, and count the others."""
         for start in range(0, len(keys), GROUP):
             group = keys[start : start + GROUP]
-            for row in self._connection.execute(_LOOK_UP[table], (*group, *[None] * (GROUP - len(group)))):
+            for rowid, *row in self._connection.execute(_LOOK_UP[table], (*group, *[None] * (GROUP - len(group)))):
                 if is_whole(table, row):
-                    yield row
+                    yield rowid, row
                 else:
                     self.damaged_count += 1
 
-    def _whole_failures(self, keys: Sequence[bytes]) -> Iterator[Row]:
+    def _whole_failures(self, keys: Sequence[bytes]) -> Iterator[tuple[int, Sequence[Any]]]:
         return self._whole_rows("failures", keys if self._has_failures() else ())
 
     def _has_failures(self) -> bool:
@@ -193,7 +201,7 @@ class Checkpoint:
     def reply(self, key: bytes) -> bytes | None:
         """Return the body of the reply that answered a key, as received."""
         with self._guarded(), self._readable():
-            return next((unpacked(row[5]) for row in self._whole_rows("answers", [key])), None)
+            return next((unpacked(row[5]) for _, row in self._whole_rows("answers", [key])), None)
 
     def remember(self, endpoint: str, model: str, settled: Settled) -> None:
         """Make what was learned of an endpoint and model durable, in place of what was known before.
@@ -257,7 +265,7 @@ class Checkpoint:
             yield
 
 
-def _group(kind: str, message: str, rows: Iterator[Row]) -> FailureGroup:
+def _group(kind: str, message: str, rows: Iterator[Sequence[Any]]) -> FailureGroup:
     names: list[str] = []
     count = 0
     for row in rows:

@@ -133,13 +133,13 @@ def _storable(text: str) -> str:
     return str(text).encode("utf-8", "replace").decode()
 
 
-def answer_of(row: Row, *, with_reply: bool) -> Answer:
+def answer_of(row: Sequence[Any], *, with_reply: bool) -> Answer:
     """Return the answer that a whole row keeps."""
     _, _, latency_s, attempts, fields, reply, first_token_s, _ = row
     return Answer(_completion(fields), unpacked(reply) if with_reply else b"", latency_s, attempts, first_token_s)
 
 
-def failed_row_of(row: Row, *, with_reply: bool) -> FailedRow:
+def failed_row_of(row: Sequence[Any], *, with_reply: bool) -> FailedRow:
     """Return the failure that a whole row keeps."""
     _, _, is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply, row_name, _ = row
     failure = Failure(kind, message, status, code, request_id=request_id)

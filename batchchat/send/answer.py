@@ -17,6 +17,8 @@ _CUT_OFF_REASONS = CUT_REASONS | {"model_length", "content_filter"}
 """Those of an answer that may have been cut off before its first word; `model_length`: the context is full."""
 MAX_COUNT = 2**40
 """Tokens of a reply beyond which a count is nonsense; the sums of millions of counts below it fit in 64 bits."""
+MAX_DOLLARS = 1e6
+"""What a reply may say that it cost; more is nonsense."""
 
 _THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 _THOUGHT_TYPES = ("thinking", "reasoning", "redacted_thinking")
@@ -151,7 +153,30 @@ def _usage(usage: Any) -> Usage:
         _count(usage.get("total_tokens")),
         _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else None,
         _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else None,
+        _cost(usage) if "cost" in usage else None,
     )
+
+
+def _cost(usage: Mapping[str, Any]) -> float | None:
+    """Return the dollars that a reply says it cost (OpenRouter).
+
+    With a key of the user's own at the model's provider, `cost` is what OpenRouter takes beside what the provider does.
+    """
+    cost = _dollars(usage["cost"])
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    upstream = _dollars(mapping_of(usage.get("cost_details")).get("upstream_inference_cost"))
+    return None if upstream is None else cost + upstream
+
+
+def _dollars(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        dollars = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return dollars if 0 <= dollars < MAX_DOLLARS else None
 
 
 def _count(value: Any) -> int | None:

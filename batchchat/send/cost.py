@@ -4,18 +4,83 @@ What passes in are the tokens that a reply reports and the price of its model; w
 either is not known. It does not know where a price is from.
 """
 
-from batchchat.records import Price, Usage
+from collections.abc import Callable
+from dataclasses import replace
+
+import orjson
+
+from batchchat.records import NO_USAGE, Completion, Failure, Price, Usage
 
 PER_MILLION = 1_000_000.0
+MOST_NAMED, LONGEST_NAME = 3, 80
+"""Models without a price that notes name, and characters of each."""
+
+
+def _unknown(_: str) -> Price | None:
+    return None
+
+
+class Costs:
+    """What one run's replies cost; `price_of` says what a model's tokens do.
+
+    `model` is the one that all rows ask, None where each row names its own. With `is_free`, nobody is told that a price
+    is not known; nor without any name.
+    """
+
+    def __init__(
+        self,
+        price_of: Callable[[str], Price | None] = _unknown,
+        model: str | None = "",
+        *,
+        is_free: bool = False,
+    ) -> None:
+        self._price_of = price_of
+        self._model = model
+        self._price = None if model is None else price_of(model)
+        self._is_free = is_free
+        self._unpriced: dict[str, None] = {}
+
+    def priced(self, read: Completion | Failure, body: bytes) -> Completion | Failure:
+        """Return what a reply to a request says, with what it cost where that can be known."""
+        usage = read.usage
+        if usage is NO_USAGE or usage.cost_usd is not None:  # none was billed, or it says itself
+            return read
+        model = _model_of(body) if self._model is None else self._model
+        price = self._price_of(model) if self._model is None else self._price
+        if price is None and model and len(self._unpriced) < MOST_NAMED:
+            self._unpriced[model] = None
+        cost = cost_usd(price, usage)
+        if cost is None:
+            return read
+        return replace(read, usage=replace(usage, cost_usd=cost))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user of models whose price nobody knows."""
+        return () if self._is_free else tuple(map(_note, self._unpriced))
+
+
+def _note(model: str) -> str:
+    wanted = "`price: {input: .., output: ..}`, in USD per million tokens"
+    return f"no price is known for {model[:LONGEST_NAME]}, so cost_usd is null; add {wanted}, to the job to have it"
+
+
+def _model_of(body: bytes) -> str:
+    return str(orjson.loads(body)["model"])
 
 
 def cost_usd(price: Price | None, usage: Usage) -> float | None:
-    """Return what a reply cost: what it says itself, else its tokens at the price; None where neither is known."""
+    """Return what a reply cost: what it says itself, else its tokens at the price; None where neither is known.
+
+    A prompt of no tokens is one that was not counted.
+    """
     if usage.cost_usd is not None:
         return usage.cost_usd
-    if price is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+    if price is None or not usage.prompt_tokens or usage.completion_tokens is None:
         return None
-    cached = min(usage.cached_tokens or 0, usage.prompt_tokens)
+    prompt_tokens = usage.prompt_tokens
+    price = next((longer for above, longer in reversed(price.longer) if prompt_tokens > above), price)
+    cached = min(usage.cached_tokens or 0, prompt_tokens)
     cached_price = price.input if price.cached_input is None else price.cached_input
-    fresh = (usage.prompt_tokens - cached) * price.input
+    fresh = (prompt_tokens - cached) * price.input
     return (fresh + cached * cached_price + usage.completion_tokens * price.output) / PER_MILLION

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from batchchat.records import ChatRequest, Completion, Failure, Outcome, Progress, Settled
 from batchchat.send.concurrency import Concurrency
+from batchchat.send.cost import Costs
 from batchchat.send.jsonvalue import mapping_of, read_json
 from batchchat.send.limits import RateLimits
 from batchchat.send.structured import Turn
@@ -86,7 +87,7 @@ class Pacing:
     says that rows name the model, so that an unknown one may be a row's own trouble. `max_outage_s` is how long an
     endpoint that is down is waited for; without `waits_for_first`, one that never answered is not: `reached` is the
     base URL that last did, `base_url` the one that is asked. `largest_name` is what bounds the concurrency at last.
-    `notes` are sentences for the user on how the limits came about.
+    `notes` are sentences for the user on how the limits came about. `costs` knows what replies cost.
     """
 
     rates: RateLimits
@@ -101,3 +102,4 @@ class Pacing:
     reached: str = ""
     largest_name: str = "limits.max_concurrency"
     notes: tuple[str, ...] = ()
+    costs: Costs = field(default_factory=Costs)

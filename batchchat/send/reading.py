@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from batchchat.records import Completion, Failure
+from batchchat.send.cost import Costs
 from batchchat.send.limits import RateLimits
 from batchchat.send.rateheaders import allowance
 from batchchat.send.reply import read_reply
@@ -16,20 +17,21 @@ LIMITS_INTERVAL_S = 0.05
 
 
 class Reading:
-    """Reads one run's replies; what they tell of limits, `rates` follows."""
+    """Reads one run's replies; what they tell of limits, `rates` follows, and `costs` knows what they cost."""
 
-    def __init__(self, rates: RateLimits) -> None:
+    def __init__(self, rates: RateLimits, costs: Costs) -> None:
         self._rates = rates
+        self._costs = costs
         self._limits_due_at = 0.0
 
-    async def read(self, reply: Reply) -> Completion | Failure:
-        """Return what a reply says."""
+    async def read(self, reply: Reply, body: bytes) -> Completion | Failure:
+        """Return what a reply to a request with this body says, and cost."""
         now = time.monotonic()
         if reply.status >= 400 or now >= self._limits_due_at:
             self._note_limits(reply, now)
         if len(reply.body) > LARGE_REPLY_BYTES:
-            return await asyncio.to_thread(_read, reply)
-        return _read(reply)
+            return self._costs.priced(await asyncio.to_thread(_read, reply), body)
+        return self._costs.priced(_read(reply), body)
 
     def _note_limits(self, reply: Reply, now: float) -> None:
         told = allowance(reply.headers, unix_now=time.time())

@@ -64,7 +64,7 @@ class Schedule:
         self._trouble = Trouble(pacing, self._tally)
         self._bound = Bound(pacing.concurrency, pacing.rates, pacing.largest_name)
         self._admission = Admission(self._trouble, pacing.rates, pacing.concurrency, self._bound)
-        self._reading = Reading(pacing.rates)
+        self._reading = Reading(pacing.rates, pacing.costs)
         self._parking = Parking()
         self._breaker: Breaker[tuple[Pending, FailedRow]] = Breaker()
         self._settling = Settling(store, self._tally, self._surroundings())
@@ -214,7 +214,7 @@ class Schedule:
         self._tally.requests_sent += 1
         try:
             reply = await self._send(pending.request, self._ladder.body(pending))
-            result = await self._reading.read(reply) if isinstance(reply, Reply) else reply
+            result = await self._reading.read(reply, pending.request.body) if isinstance(reply, Reply) else reply
             self._breaker.end(pending.place)
             self._follow(pending, reply, result)
         except Exception as error:  # a fault of our own must not take along what others have paid for
@@ -234,7 +234,7 @@ class Schedule:
         else:
             usage = None if isinstance(result, Failure) and result.usage == NO_USAGE else result.usage
             self._pacing.rates.settle(pending.reserved, pending.request.sent_bytes, usage)
-            self._tally.add_usage(result.usage)
+            self._tally.hold(pending.request.key, result.usage)
         if isinstance(result, Failure):
             self._fail(pending, result, time.monotonic())
         else:
@@ -388,7 +388,7 @@ class Schedule:
 
     def _progress(self, bound: BoundVerdict | None = None) -> Progress:
         bound = bound or self._bound.lately
-        self._tally.notes = (*self._ladder.notes, *self._trouble.notes)
+        self._tally.notes = (*self._ladder.notes, *self._trouble.notes, *self._pacing.costs.notes)
         return self._tally.progress(
             in_flight=len(self._in_flight),
             concurrency=self._limit(),

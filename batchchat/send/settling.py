@@ -125,13 +125,16 @@ class Settling:
         self._tally.in_flight_bound = self._around.in_flight_bound(limit, len(turned)) + self._tally.turns_held
         waiting_rows = [self._open[pending.request.key] for pending, _ in outcomes]
         self._conclude(waiting_rows, outcomes)
+        self._spend(outcomes)
         kept, progress = _keyed(outcomes), self._around.progress()
         try:
             await in_thread(thread, lambda: self._store.commit(kept, progress))
         except Exception:
             self._conclude([-count for count in waiting_rows], outcomes)
+            self._spend(outcomes, -1)
             raise
         for row_count, (pending, outcome) in zip(waiting_rows, outcomes, strict=True):
+            self._tally.release(pending.request.key)
             came_meanwhile = self._open.pop(pending.request.key) - row_count
             self._tally.conclude(came_meanwhile, is_answered=isinstance(outcome, Answer))
         self.durable_limit = limit
@@ -144,11 +147,16 @@ class Settling:
         for row_count, (_, outcome) in zip(row_counts, outcomes, strict=True):
             self._tally.conclude(row_count, is_answered=isinstance(outcome, Answer))
 
+    def _spend(self, outcomes: Sequence[tuple[Pending, Outcome]], sign: int = 1) -> None:
+        for pending, outcome in outcomes:
+            self._tally.spend(pending.request.key, outcome, sign)
+
     async def commit_progress(self, thread: Executor) -> None:
         """Commit how far the run is, and what an earlier commit could not keep."""
         limit = self._around.limit()
         row_counts = [self._open[pending.request.key] for pending, _ in self._unkept]
         self._conclude(row_counts, self._unkept)
+        self._tally.spend_held()  # of what an earlier commit could not keep, and of rows that the run leaves unasked
         unkept, progress = _keyed(self._unkept), self._around.progress()
         try:
             await in_thread(thread, lambda: self._store.commit(unkept, progress))

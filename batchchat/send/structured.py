@@ -26,7 +26,7 @@ MAX_WHOLLY_CHECKED = 10_000
 """Characters of the largest value of which more errors than the first are looked for: there may be one for each."""
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-_COUNTS = tuple(one.name for one in fields(Usage))
+_COUNTS = tuple(one.name for one in fields(Usage) if one.name != "cost_usd")
 
 _WORDS_READ = 300
 _FORMAT_WORDS = re.compile(r"response[_ ]format|json_schema|json_object|structured[_ ]outputs?", re.IGNORECASE)
@@ -129,14 +129,17 @@ class Structure:
 
 
 def added(first: Usage, second: Usage) -> Usage:
-    """Return the sum of two usages; what neither reports stays None."""
+    """Return the sum of two usages: of tokens what is known, None where neither reports any; of cost all or None."""
     if first is NO_USAGE:
         return second
+    if second is NO_USAGE:  # of an attempt that was not billed
+        return first
     sums: dict[str, int | None] = {}
     for name in _COUNTS:
         counts = [count for count in (getattr(first, name), getattr(second, name)) if count is not None]
         sums[name] = sum(counts) if counts else None
-    return Usage(**sums)
+    cost = None if first.cost_usd is None or second.cost_usd is None else first.cost_usd + second.cost_usd
+    return Usage(**sums, cost_usd=cost)
 
 
 def body_for(body: bytes, turn: Turn) -> bytes:

@@ -41,9 +41,17 @@ def as_text(summary: RunSummary) -> str:
     if unasked:
         rows.append(f"{unasked:,} not yet asked")
     tokens = progress.prompt_tokens + progress.completion_tokens
-    spent = f"{progress.requests_sent:,} requests, {tokens:,} tokens · {duration(summary.duration_s)}"
+    cost = f", {dollars(progress.cost_usd)}" if progress.cost_usd else ""
+    spent = f"{progress.requests_sent:,} requests, {tokens:,} tokens{cost} · {duration(summary.duration_s)}"
     first = f"{summary.job}: {summary.rows_total:,} rows: {', '.join(rows)} · {spent}"
     return "\n".join(on_one_line(line) for line in (first, *_notes(summary)) if line)
+
+
+def dollars(usd: float) -> str:
+    """Return dollars as people write them, with the digits that matter of small sums: `$12.34`, `$0.0123`."""
+    if usd >= 1:
+        return f"${usd:,.2f}"
+    return f"${usd:.4f}" if usd >= 0.0001 or not usd else "under $0.0001"
 
 
 def _notes(summary: RunSummary) -> list[str]:

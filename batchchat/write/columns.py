@@ -38,6 +38,7 @@ _EVERY_COLUMN: Mapping[str, pl.DataType] = MappingProxyType(
         "total_tokens": pl.Int64(),
         "cached_tokens": pl.Int64(),
         "reasoning_tokens": pl.Int64(),
+        "cost_usd": pl.Float64(),
         "model": pl.String(),
         "response_id": pl.String(),
         "latency_s": pl.Float64(),
@@ -203,7 +204,10 @@ _COMPLETION_FIELDS: Mapping[str, Callable[[Completion], Any]] = MappingProxyType
         "response_id": attrgetter("response_id"),
     }
 )
-_USAGE_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
+_USAGE_FIELDS = (
+    *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+    "cost_usd",
+)
 
 
 def _completion_values(outcomes: Sequence[Outcome | None], columns: Collection[str]) -> dict[str, list[Any]]:

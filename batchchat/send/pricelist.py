@@ -1,0 +1,83 @@
+"""What Oxen's models API says that models cost, asked once before a run.
+
+What passes in is a base URL, the key for it and a model's name; what comes out are prices by name, none where anything
+went wrong: no run fails for want of a price. It does not know jobs.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from batchchat.records import Price
+from batchchat.send.cost import PER_MILLION
+from batchchat.send.jsonvalue import items_of, mapping_of, read_json
+from batchchat.send.transport import proxy_for
+
+TIMEOUT_S = 5.0
+LARGEST_LIST_BYTES = 8 * 2**20
+
+
+def listed_prices(base_url: str, api_key: str, model: str | None) -> Mapping[str, Price]:
+    """Return what a model costs, or, for None, all models; empty where the endpoint does not say.
+
+    It takes at most some two times `TIMEOUT_S`, follows no redirect, and raises nothing. Proxies and certificates are
+    those of the requests that follow.
+    """
+    path = "models" if model is None else f"models/{quote(model, safe='')}"
+    data = read_json(_fetched(f"{base_url}/{path}", api_key))
+    if model is not None:
+        price = _price(mapping_of(data), model)
+        return {} if price is None else {model: price}
+    objects = {str(one.get("id")): one for one in items_of(mapping_of(data).get("data")) if isinstance(one, dict)}
+    prices = {name: _price(one, name) for name, one in objects.items()}
+    return {name: price for name, price in prices.items() if price is not None}
+
+
+def _fetched(url: str, api_key: str) -> bytes:
+    """Return the body of a reply, or nothing."""
+    started = time.monotonic()
+    headers = {"authorization": f"Bearer {api_key}", "accept": "application/json", "user-agent": "batchchat"}
+    try:
+        # The environment's certificates count, but not its .netrc, and its proxies as for every other request.
+        client = httpx.Client(
+            verify=httpx.create_ssl_context(),
+            proxy=proxy_for(httpx.URL(url)),
+            trust_env=False,
+            timeout=TIMEOUT_S,
+            follow_redirects=False,
+        )
+        with client, client.stream("GET", url, headers=headers) as response:
+            body = bytearray()
+            for part in response.iter_bytes() if response.status_code == httpx.codes.OK else ():
+                body += part
+                if len(body) > LARGEST_LIST_BYTES or time.monotonic() - started > TIMEOUT_S:
+                    return b""
+            return bytes(body)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        return b""  # what is wrong with the way there, the first request says
+
+
+def _price(model: Mapping[str, Any], name: str) -> Price | None:
+    """Return the price that a model object tells, None for one that is not by token."""
+    pricing = mapping_of(model.get("pricing"))
+    if pricing.get("method", "token") != "token":
+        return None
+    prompt, completion = (_dollars(pricing.get(f"{side}_cost_per_token")) for side in ("input", "output"))
+    if prompt is None or completion is None:
+        return None
+    return Price(prompt * PER_MILLION, completion * PER_MILLION, source="Oxen's models API", model=name)
+
+
+def _dollars(value: Any) -> float | None:
+    """Return a price per token, which may be text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
