@@ -13,6 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from batchchat.deadline import in_words, seconds_until
 from batchchat.errors import STOPPING_SIGNALS, BatchchatError, InterruptedRunError, StorageError
 from batchchat.interpreter import undisturbed
 from batchchat.job import Job, Limits
@@ -26,9 +27,11 @@ from batchchat.send.cost import Costs
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing, Send
 from batchchat.send.schedule import Schedule
+from batchchat.send.spending import Spending
 from batchchat.send.structured import Structure
 from batchchat.send.timelimits import TimeLimits
 from batchchat.send.transport import Reply, Transport
+from batchchat.spending import spending_of
 
 if TYPE_CHECKING:
     from batchchat.send.transport import AsyncBaseTransport
@@ -80,11 +83,13 @@ class Asking:
         api_key: str | None,
         checkpoint: Checkpoint,
         structure: Structure | None,
+        prices: Prices,
         *,
         retries_final: bool | Collection[str] = False,
     ) -> None:
         self._job = job
         self._structure = structure
+        self._prices = prices
         self._api_key = api_key
         self._checkpoint = checkpoint
         self._retries_final = retries_final
@@ -107,7 +112,7 @@ class Asking:
             self.progress = progress
             observe(progress)
 
-        pacing = self._pacing(instead)
+        pacing = self._pacing()
         with ExitStack() as stack:
             stack.enter_context(undisturbed())
             base_url = self._job.endpoint.resolved_base_url
@@ -123,14 +128,12 @@ class Asking:
             schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)
             runner.run(_run(schedule, transport, stop_switch))
 
-    def _costs(self, instead: AsyncBaseTransport | None) -> Costs:
-        # What a program gives to be asked through is the only thing that is.
-        prices = Prices(self._job, self._api_key if instead is None else None)
+    def _costs(self) -> Costs:
         request = self._job.request
         model = None if request.model_varies else request.model
-        return Costs(prices.of, model, is_free=self._job.endpoint.is_embedded)
+        return Costs(self._prices.of, model, is_free=self._job.endpoint.is_embedded)
 
-    def _pacing(self, instead: AsyncBaseTransport | None) -> Pacing:
+    def _pacing(self) -> Pacing:
         limits, before = self._job.limits, self._checkpoint.last_run()
         settled = self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
         notes: tuple[str, ...] = ()
@@ -157,8 +160,16 @@ class Asking:
             before.progress.reached if before else "",
             "limits.max_concurrency" if limits.max_concurrency <= most else "the system's open files (ulimit -n)",
             notes,
-            self._costs(instead),
+            self._costs(),
+            None if limits.deadline is None else seconds_until(limits.deadline),
+            "" if limits.deadline is None else in_words(limits.deadline),
+            limits.max_error_rate,
+            self._spending(),
         )
+
+    def _spending(self) -> Spending:
+        has_schema, runs = self._structure is not None, self._checkpoint.runs()
+        return spending_of(self._job, self._prices.of, self._prices.one, runs, has_schema=has_schema)
 
 
 async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch) -> None:

@@ -27,12 +27,13 @@ from batchchat.keep.census import Census, Counted, taken_census
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.keep.salvage import salvaged_copy
 from batchchat.pipeline import Plan
-from batchchat.prices import price_of
+from batchchat.prices import Prices, price_of
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Outcome, Price, Settled
 from batchchat.send.cost import cost_usd
 from batchchat.send.pacing import max_tokens_of
 from batchchat.show.estimate import Estimate, Figure, Sample
 from batchchat.show.progress import shown
+from batchchat.spending import known_prices
 
 MEASURED = 1_000
 """Answers, at most, that are looked at."""
@@ -71,7 +72,8 @@ def sampled(plan: Plan, api_key: str | None, count: int) -> Estimate:
     Raises:
         BatchchatError: as `pipeline.run`.
     """
-    price = price_of(plan.job, api_key)
+    prices = known_prices(plan.job, api_key)
+    price = prices.one
     with ExitStack() as stack:
         census = stack.enter_context(taken_census())
         checkpoint = stack.enter_context(pipeline.opened(plan))
@@ -80,7 +82,7 @@ def sampled(plan: Plan, api_key: str | None, count: int) -> Estimate:
         chosen = census.spread(count, (OPEN, *SAMPLED.values()))
         known_before = checkpoint.find(chosen)
         unasked = {key for key in chosen if known_before.get(key) is None}
-        reached = _ask(plan, api_key, checkpoint, unasked)
+        reached = _ask(plan, api_key, prices, checkpoint, unasked)
         outcomes = dict(zip(chosen, checkpoint.outcomes(chosen), strict=True))
         census.move([key for key, one in outcomes.items() if isinstance(one, Answer)], ANSWERED)
         census.move(
@@ -155,14 +157,14 @@ def _standings(
     return standings
 
 
-def _ask(plan: Plan, api_key: str | None, checkpoint: Checkpoint, keys: set[bytes]) -> int:
+def _ask(plan: Plan, api_key: str | None, prices: Prices, checkpoint: Checkpoint, keys: set[bytes]) -> int:
     """Ask some of a job's requests, as a run would; return how many of them were allowed in flight at last.
 
     But it is no run: `status` still tells how the last one ended.
     """
     if not keys:
         return 0
-    asking = Asking(plan.job, api_key, checkpoint, plan.structure)
+    asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
     with (
         shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe,
         explained(plan.job.endpoint, api_key),

@@ -47,6 +47,7 @@ from batchchat.records import Batch, ChatRequest, Chunk, FailedRow, Failure, Out
 from batchchat.send.redaction import without_keys
 from batchchat.send.structured import Structure
 from batchchat.show.progress import shown
+from batchchat.spending import known_prices, require_max_tokens
 from batchchat.write.collector import Collector, FirstRows
 from batchchat.write.columns import OutputPlan, answer_columns, plan_output
 from batchchat.write.sink import Sink, check_output
@@ -103,9 +104,11 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
         BatchchatError: the run was stopped or could not start; once it has begun, the error carries its `summary`.
     """
     started_at = time.monotonic()
+    # What a program gives to be asked through is the only thing that is.
+    prices = known_prices(plan.job, api_key if options.transport is None else None)
     with opened(plan, is_fresh=options.is_fresh) as checkpoint, remembering(plan) as plan:
         before = checkpoint.start_run(plan.source.total_rows)
-        asking = Asking(plan.job, api_key, checkpoint, plan.structure, retries_final=options.retries_errors)
+        asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
         try:
             with (
@@ -130,9 +133,8 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
                 checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
             raise
         checkpoint.end_run("finished")
-        progress = _noted(asking.progress, checkpoint)
-        summary = _summary(plan, progress, before.lost_in_flight if before else 0, started_at)
-    return replace(summary, first_rows=first_rows.rows)
+        lost, progress = before.lost_in_flight if before else 0, _noted(asking.progress, checkpoint)
+    return replace(_summary(plan, progress, lost, started_at), first_rows=first_rows.rows)
 
 
 @contextmanager
@@ -168,7 +170,6 @@ def _columns_to_look_at(plan: Plan) -> list[str]:
 
 
 def _summary(plan: Plan, progress: Progress, lost_in_flight: int, started_at: float) -> RunSummary:
-    path = plan.job.output.path
     return RunSummary(
         job=plan.job.name,
         outcome="finished",
@@ -176,7 +177,7 @@ def _summary(plan: Plan, progress: Progress, lost_in_flight: int, started_at: fl
         progress=progress,
         rows_total=plan.source.total_rows,
         duration_s=time.monotonic() - started_at,
-        output=str(path) if path else None,
+        output=str(plan.job.output.path) if plan.job.output.path else None,
         checkpoint=str(plan.checkpoint_path),
         lost_in_flight=lost_in_flight,
     )
@@ -189,6 +190,7 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None,
         UsageError: the job, the input, a template or the output is wrong.
     """
     job = loaded.job
+    require_max_tokens(loaded)
     source = _source(loaded, frame)
     try:
         prompt = compile_prompt(

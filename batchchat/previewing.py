@@ -14,6 +14,7 @@ from batchchat.asking import Asking, StopSwitch
 from batchchat.jobfile import LoadedJob
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import Answer, ChatRequest, Chunk, Failure, Outcome, Row
+from batchchat.spending import known_prices
 
 
 def preview(loaded: LoadedJob, count: int, *, sends: bool) -> list[dict[str, Any]]:
@@ -45,9 +46,12 @@ def _send(
 ) -> dict[bytes, Outcome | None]:
     requests = [made for _, made in rows if isinstance(made, ChatRequest)]
     key = api_key(loaded)
+    prices = known_prices(plan.job, key)
     with pipeline.opened(plan) as checkpoint, explained(plan.job.endpoint, key):
         # Not a run of its own: `status` and the next run still tell how the last one ended.
-        Asking(plan.job, key, checkpoint, plan.structure).ask(iter([Chunk(requests)]), lambda _: None, StopSwitch())
+        Asking(plan.job, key, checkpoint, plan.structure, prices).ask(
+            iter([Chunk(requests)]), lambda _: None, StopSwitch()
+        )
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

@@ -33,15 +33,20 @@ class Prices:
     """What each model costs that a job's rows may name; all that takes long happens as it is made."""
 
     def __init__(self, job: Job, api_key: str | None) -> None:
+        self._model = model = None if job.request.model_varies else job.request.model
         self._given = _given(job)
         self._listed: Mapping[str, Price] = {}
         self._published: Published = _nothing
         if self._given is not None:
             return
-        model = None if job.request.model_varies else job.request.model
         self._listed = _listed(job.endpoint, api_key, model)
         if model is None or model not in self._listed:
             self._published = _published(job.endpoint)
+
+    @property
+    def one(self) -> Price | None:
+        """What the job's one model costs; None where nobody says, or where each row names its own."""
+        return self._given if self._model is None else self.of(self._model)
 
     def of(self, model: str) -> Price | None:
         """Return what a model costs; None where nobody says."""
@@ -54,9 +59,7 @@ def price_of(job: Job, api_key: str | None) -> Price | None:
     What the job says wins; then comes what Oxen says of the model, if it is asked there with a key, which takes a
     request of at most some seconds; then what providers publish.
     """
-    if job.request.model_varies:
-        return _given(job)
-    return Prices(job, api_key).of(job.request.model)
+    return Prices(job, api_key).one
 
 
 def _given(job: Job) -> Price | None:

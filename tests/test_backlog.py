@@ -60,13 +60,13 @@ def test_large_rows_that_wait_hold_up_new_ones() -> None:
     assert backlog.next_due(101.0, 64) == 101.0
 
 
-def test_next_bytes_are_those_of_the_row_that_is_taken() -> None:
+def test_next_row_is_the_one_that_is_taken() -> None:
     """A row that is due again comes before the first that is ready; its size counts what its files add."""
     backlog = Backlog()
     backlog.add(pending(size_bytes=10))
-    assert backlog.next_bytes(1.0) == 10
+    assert backlog.next(1.0).request.sent_bytes == 10
     backlog.try_again(pending(size_bytes=500), 5.0)
-    assert (backlog.next_bytes(4.0), backlog.next_bytes(5.0)) == (10, 500)
+    assert [backlog.next(now).request.sent_bytes for now in (4.0, 5.0)] == [10, 500]
 
 
 def test_pictures_in_rows_count_as_held() -> None:
@@ -77,4 +77,4 @@ def test_pictures_in_rows_count_as_held() -> None:
         backlog = Backlog()
         backlog.add(Pending(ChatRequest(b"k", b"{}", "1", (medium,))))
         assert backlog.wants_more(64) == wants_more
-        assert backlog.next_bytes(0.0) > HELD_BYTES
+        assert backlog.next(0.0).request.sent_bytes > HELD_BYTES

@@ -1,7 +1,8 @@
-"""The torture, small: kills, refusals, outages, flipped bits, a full disk, attacks; `make torture` is the full size."""
+"""The torture, small: kills, budgets, refusals, outages, flips, a full disk, attacks; `make torture` is full size."""
 
 from pathlib import Path
 
+from tests.torture.budget import keep_to_budgets
 from tests.torture.disk import fill
 from tests.torture.fatal import refuse_and_resume
 from tests.torture.flips import flip
@@ -59,3 +60,10 @@ def test_long_run_keeps_its_memory_and_files(tmp_path: Path) -> None:
     assert (figures.code, figures.checked.harm, figures.checked.failed) == (0, (0, 0, 0, 0), 0)
     assert 100 < figures.most_files <= 100 + SPARE_FILES
     assert figures.growth < 1.3
+
+
+def test_budgets_are_never_exceeded_and_nearly_used_up(tmp_path: Path) -> None:
+    """Prices, faults, sizes and kills by chance: the server bills no more than the budget, of which 95 % is charged."""
+    figures = keep_to_budgets(tmp_path, runs=3, rows=600, most_concurrency=40)
+    assert figures.broken() == []
+    assert sum(run.setting.kills for run in figures.runs) > 0

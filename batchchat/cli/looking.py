@@ -28,13 +28,14 @@ def check(job: Path, limit: int | None, output: Path | None, endpoint: str | Non
     """
     from batchchat import pipeline
     from batchchat.apikey import api_key, key_note
-    from batchchat.prices import price_of
     from batchchat.show.estimate import price_line
+    from batchchat.spending import known_prices
 
     loaded = load(job, settings, endpoint, output, limit)
     require_output(loaded)
     plan = pipeline.prepare(loaded)
     key = api_key(loaded)
+    prices = known_prices(plan.job, key)
     failures = 0
     for row, failure in pipeline.unaskable_rows(plan):
         failures += 1
@@ -44,7 +45,7 @@ def check(job: Path, limit: int | None, output: Path | None, endpoint: str | Non
     preset = plan.job.endpoint.preset
     if (note := key_note(plan.job.endpoint, key)) and (preset is None or preset.api_key_env):  # else it needs none
         say_line(note)
-    say_line(price_line(price_of(plan.job, key)))
+    say_line(price_line(prices.one))
     say_line(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked")
     sys.exit(EXIT_ROWS_FAILED if failures else EXIT_ANSWERED)
 

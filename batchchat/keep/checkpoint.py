@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from heapq import nsmallest
 from itertools import chain, groupby
@@ -39,7 +39,7 @@ from batchchat.keep.rows import (
     settled_row,
     unpacked,
 )
-from batchchat.records import Answer, FailedRow, FailureGroup, Outcome, Progress, RunRecord, Settled
+from batchchat.records import Answer, FailedRow, FailureGroup, JobTotals, Outcome, Progress, RunRecord, Settled
 
 OUTSIDE_RUNS = 0
 """The run of what no run asked."""
@@ -64,6 +64,8 @@ _STANDING_FAILURES = (
 )
 EXAMPLE_ROWS = 5
 """Rows that are named of each group of failures."""
+
+_SUMMED = [one.name for one in fields(JobTotals) if one.name != "runs"]
 
 _UNREADABLE = (ValueError, TypeError, KeyError, zlib.error)
 
@@ -226,6 +228,16 @@ class Checkpoint:
             rows = self._connection.execute(f"{_SELECT['runs']} ORDER BY run DESC")
             return next((run_of(row) for row in rows if is_whole("runs", row)), None)
 
+    def runs(self) -> list[RunRecord]:
+        """Return every run that can be read, the oldest first."""
+        with self._guarded(), self._readable():
+            rows = self._connection.execute(f"{_SELECT['runs']} ORDER BY run")
+            return [run_of(row) for row in rows if is_whole("runs", row)]
+
+    def totals(self) -> JobTotals:
+        """Return what all runs made together, up to the newest commit."""
+        return totals_of(self.runs())
+
     def answer_count(self) -> int:
         """Return the number of answers stored, of this and earlier forms of the job."""
         with self._guarded():
@@ -277,6 +289,13 @@ def _group(kind: str, message: str, rows: Iterator[Sequence[Any]]) -> FailureGro
 
 def _most_frequent(group: FailureGroup) -> tuple[int, str, str]:
     return -group.count, group.kind, group.message
+
+
+def totals_of(runs: Sequence[RunRecord]) -> JobTotals:
+    """Return the sums of runs; the newest may go on, each before it that did not end was killed."""
+    sums = {name: sum(getattr(run.progress, name) for run in runs) for name in _SUMMED}
+    sums["possibly_billed"] += sum(run.lost_in_flight for run in runs[:-1])
+    return JobTotals(runs=len(runs), **sums)
 
 
 @cache

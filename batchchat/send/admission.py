@@ -60,6 +60,10 @@ class Admission:
         """Note that the requests in flight leave no room for another one's bytes."""
         self._hold(Hold.BYTES, now)
 
+    def on_unpaid(self, now: float) -> None:
+        """Note that the budget has no room for another request yet."""
+        self._hold(Hold.ROWS, now)
+
     def _hold(self, hold: Hold, now: float) -> None:
         self._concurrency.on_free()
         self.bound.hold(hold, now)

@@ -56,10 +56,10 @@ class Backlog:
             return now
         return self._waiting[0][0] if self._waiting else math.inf
 
-    def next_bytes(self, now: float) -> int:
-        """Return the size of the body of the row that `take` would take."""
+    def next(self, now: float) -> Pending:
+        """Return the row that `take` would take."""
         is_due = bool(self._waiting) and self._waiting[0][0] <= now
-        return (self._waiting[0][2] if is_due else self._ready[0]).request.sent_bytes
+        return self._waiting[0][2] if is_due else self._ready[0]
 
     def take(self, now: float) -> Pending:
         """Take the next row: one that is due again, or else the first that is ready."""

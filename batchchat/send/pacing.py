@@ -1,16 +1,29 @@
 """What the schedule works with: the limits it obeys, the rows it moves, and the store that it needs."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from batchchat.records import ChatRequest, Completion, Failure, Outcome, Progress, Settled
+from batchchat.records import (
+    NO_USAGE,
+    Answer,
+    ChatRequest,
+    Completion,
+    FailedRow,
+    Failure,
+    Outcome,
+    Progress,
+    Settled,
+)
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.cost import Costs
+from batchchat.send.failures import is_transient
 from batchchat.send.jsonvalue import mapping_of, read_json
 from batchchat.send.limits import RateLimits
+from batchchat.send.spending import Spending
 from batchchat.send.structured import Turn
 from batchchat.send.transport import Reply
+from batchchat.send.worstcase import Charge, Size
 
 EMPTY_TRIES = 3
 """Attempts at most for a row to which the model answers nothing: each of them is paid for."""
@@ -42,6 +55,7 @@ class Pending:
     `last` the newest of these, as read and as received.
     `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
     `turned_away_before` are the run's counts of both when it last was.
+    Under a budget, `size` is what its cost depends on, and `charge` what is set aside for it.
     """
 
     request: ChatRequest
@@ -57,11 +71,24 @@ class Pending:
     turn: Turn = field(default_factory=Turn)
     turns: int = 0
     last: tuple[Completion, Reply] | None = None
+    size: Size | None = None
+    charge: Charge | None = None
 
     @property
     def requests(self) -> int:
         """How many requests count for it so far: attempts that failed, and replies that were not its last."""
         return self.attempts + self.turns
+
+    def unsent(self, failure: Failure) -> FailedRow:
+        """Return the failure of a request that could not be sent as its outcome; it may be possible another time."""
+        return FailedRow(failure, True, None, self.requests, row_name=self.request.row_name)
+
+    def given_up(self, failure: Failure, latency_s: float | None, *, charged: int) -> FailedRow:
+        """Return its failure as its outcome; what its earlier replies said and cost stays on record."""
+        said, reply = (self.last[0], self.last[1].body) if self.last else (Completion(None), b"")
+        paid = None if self.turn.usage == NO_USAGE else replace(said, usage=self.turn.usage)
+        requests, name = self.requests + charged, self.request.row_name
+        return FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply, name)
 
     def is_turned_away_alone(self, passed: int, turned_away: int) -> bool:
         """Note one more rate limit; return whether it seems to be this row's own: a request above all limits."""
@@ -70,6 +97,15 @@ class Pending:
         self.lone_rate_limits = self.lone_rate_limits + 1 if is_alone else 0
         self.passed_before, self.turned_away_before = passed, turned_away + 1
         return self.lone_rate_limits > 1
+
+
+def outcome_of(
+    pending: Pending, judged: Completion | Failure, said: Completion, reply: Reply, attempts: int
+) -> Outcome:
+    """Return a row's outcome by its reply: its answer, or, where that does not fit, a failure that keeps its words."""
+    if isinstance(judged, Failure):
+        return FailedRow(judged, False, reply.latency_s, attempts, said, reply.body, pending.request.row_name)
+    return Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s)
 
 
 def max_tokens_of(body: bytes) -> int | None:
@@ -87,7 +123,9 @@ class Pacing:
     says that rows name the model, so that an unknown one may be a row's own trouble. `max_outage_s` is how long an
     endpoint that is down is waited for; without `waits_for_first`, one that never answered is not: `reached` is the
     base URL that last did, `base_url` the one that is asked. `largest_name` is what bounds the concurrency at last.
-    `notes` are sentences for the user on how the limits came about. `costs` knows what replies cost.
+    `notes` are sentences for the user on how the limits came about. `costs` knows what replies cost. After `deadline_s`
+    the run stops, for what `deadline` says; `max_error_rate` is the share of its rows that may fail; `spending` knows
+    what it may cost.
     """
 
     rates: RateLimits
@@ -103,3 +141,11 @@ class Pacing:
     largest_name: str = "limits.max_concurrency"
     notes: tuple[str, ...] = ()
     costs: Costs = field(default_factory=Costs)
+    deadline_s: float | None = None
+    deadline: str = ""
+    max_error_rate: float | None = None
+    spending: Spending = field(default_factory=Spending)
+
+    def tries(self, kind: str) -> int:
+        """Return how many attempts a row has whose requests fail for this."""
+        return self.max_attempts if kind != "empty_reply" else min(EMPTY_TRIES, self.max_attempts)

@@ -6,36 +6,34 @@ is in flight, one chunk of the feed, and a bounded number of rows that wait to b
 """
 
 import asyncio
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from batchchat.errors import EndpointRefusedError
-from batchchat.records import NO_USAGE, Answer, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Settled
+from batchchat.errors import EndpointRefusedError, LimitReachedError
+from batchchat.records import NO_USAGE, Chunk, Completion, FailedRow, Failure, Outcome, Progress
 from batchchat.send.admission import Admission
 from batchchat.send.backlog import Backlog
 from batchchat.send.bound import Bound
 from batchchat.send.bound import Verdict as BoundVerdict
 from batchchat.send.breaker import Breaker
-from batchchat.send.failures import Verdict, is_transient, signature, verdict
+from batchchat.send.errorrate import ErrorRate
+from batchchat.send.failures import Verdict, signature, verdict
 from batchchat.send.feeding import Feeding
 from batchchat.send.ladder import Ladder
-from batchchat.send.pacing import EMPTY_TRIES, Pacing, Pending, Send, Store, max_tokens_of
+from batchchat.send.pacing import Pacing, Pending, Send, Store, max_tokens_of, outcome_of
 from batchchat.send.parking import Parking
 from batchchat.send.reading import Reading
 from batchchat.send.retry import is_last, wait_s
 from batchchat.send.settling import Settling, Surroundings
+from batchchat.send.spending import Entry
 from batchchat.send.structured import Structure, Turn, added
 from batchchat.send.tally import Tally
 from batchchat.send.transport import Reply
 from batchchat.send.trouble import Again, GiveUp, Refuse, Trouble, no_such_endpoint, refusal_of_rows
-
-HEARTBEAT_S = 1.0
-BEATS_TO_REMEMBER = 30
-"""Heartbeats after which what was learned of the endpoint is stored, lest a run that is killed leaves nothing."""
+from batchchat.send.waking import keep_beating, set_deadline, wait
 
 
 class Schedule:
@@ -60,7 +58,9 @@ class Schedule:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._in_flight_bytes = 0
         self._probe_count = 0
+        self._spending = pacing.spending
         self._tally = Tally()
+        self._error_rate = ErrorRate(pacing.max_error_rate, self._tally)
         self._trouble = Trouble(pacing, self._tally)
         self._bound = Bound(pacing.concurrency, pacing.rates, pacing.largest_name)
         self._admission = Admission(self._trouble, pacing.rates, pacing.concurrency, self._bound)
@@ -85,14 +85,17 @@ class Schedule:
             await self._settling.commit_progress(self._store_thread)
             self._bound.beat(time.monotonic(), time.process_time())
             async with asyncio.TaskGroup() as self._tasks:
-                heartbeat = self._tasks.create_task(self._beat())
+                heartbeat = self._tasks.create_task(keep_beating(self._beat, self._remember))
+                take_back_deadline = set_deadline(self._pacing, self.stop)
                 await self._dispatch()
                 heartbeat.cancel()
+                take_back_deadline()
+            self._spending.close()
             self._tally.in_flight_bound = 0
             self._tally.possibly_billed += self._tally.turns_held  # of rows that a stop left on the way
             self._bound.beat(time.monotonic(), time.process_time())
             await self._settling.commit_progress(self._store_thread)
-            await self._settling.remember(self._settled(), self._store_thread)
+            await self._remember()
         progress = self._progress(bound=self._bound.whole)
         self._observe(progress)
         if self._stop is not None:
@@ -113,7 +116,8 @@ class Schedule:
         while not self._is_done():
             self._wake.clear()
             wait_until = self._drain() if self._stop else self._admit()
-            await self._sleep(wait_until)
+            await wait(self._wake, wait_until)
+            self._error_rate.check(self.stop)
 
     def _is_done(self) -> bool:
         if self._in_flight or self._settling.is_busy or self._feeding.is_busy:
@@ -127,22 +131,13 @@ class Schedule:
         self._settle_all(refused)
         return not (refused or self._settling.is_busy or self._backlog)
 
-    async def _sleep(self, until: float | None) -> None:
-        timer = None
-        if until is not None:
-            delay_s = max(0.0, until - time.monotonic())
-            timer = asyncio.get_running_loop().call_later(delay_s, self._wake.set)
-        await self._wake.wait()
-        if timer is not None:
-            timer.cancel()
+    def _beat(self) -> None:
+        self._bound.beat(time.monotonic(), time.process_time())
+        self._observe(self._progress())
 
-    async def _beat(self) -> None:
-        for beats in itertools.count(1):
-            await asyncio.sleep(HEARTBEAT_S)
-            self._bound.beat(time.monotonic(), time.process_time())
-            self._observe(self._progress())
-            if beats % BEATS_TO_REMEMBER == 0:
-                await self._settling.remember(self._settled(), self._store_thread)
+    async def _remember(self) -> None:
+        settled = replace(self._pacing.rates.settled(), concurrency=self._pacing.concurrency.settled)
+        await self._settling.remember(settled, self._store_thread)
 
     def _drain(self) -> float | None:
         """Cancel what is still in flight when the time for it is over; it may have been billed all the same."""
@@ -167,8 +162,8 @@ class Schedule:
             opens_at = self._admission.opens_at(now, due_at, taken, limit, self._probe_count)
             if opens_at > now:
                 return None if opens_at == math.inf else opens_at
-            if not self._has_room(self._backlog.next_bytes(now)):
-                self._admission.on_crowded(now)
+            pending = self._backlog.next(now)
+            if not (self._has_room(pending.request.sent_bytes, now) and self._can_pay(pending, now)):
                 return None
             self._start(self._backlog.take(now), now)
             self._refill(limit)
@@ -183,10 +178,30 @@ class Schedule:
     def _refill(self, limit: int) -> None:
         self._feeding.refill(limit, self._tasks, self._feed_thread, self._store_thread)
 
-    def _has_room(self, sent_bytes: int) -> bool:
-        return not self._in_flight or self._in_flight_bytes + sent_bytes <= self._pacing.in_flight_bytes
+    def _has_room(self, sent_bytes: int, now: float) -> bool:
+        if not self._in_flight or self._in_flight_bytes + sent_bytes <= self._pacing.in_flight_bytes:
+            return True
+        self._admission.on_crowded(now)
+        return False
+
+    def _can_pay(self, pending: Pending, now: float) -> bool:
+        """Whether the budget has room for a row; if not, see to what must come first."""
+        entry = self._spending.entry(pending, is_quiet=not (self._in_flight or self._settling.is_busy))
+        if entry is Entry.OPEN:
+            return True
+        self._admission.on_unpaid(now)
+        if entry is Entry.TELL:
+            self._settling.renew(self._tasks, self._store_thread)
+        elif entry is Entry.OVER:
+            self.stop(LimitReachedError(*self._spending.end))
+        elif isinstance(entry, Failure):
+            unpaid = self._backlog.take(now)
+            self._hand_over(unpaid, unpaid.unsent(entry))
+            self._wake.set()
+        return False
 
     def _start(self, pending: Pending, now: float) -> None:
+        self._spending.start(pending)
         sent_bytes, is_probe = pending.request.sent_bytes, self._trouble.is_holding
         rates = self._pacing.rates
         max_tokens = max_tokens_of(pending.request.body) if rates.counts_tokens else None
@@ -209,6 +224,7 @@ class Schedule:
 
     async def _attempt(self, pending: Pending) -> None:
         if self._stop is not None:
+            self._spending.settle(pending, None, None)
             return  # stopped between the decision to start this request and its first byte
         pending.started_at, pending.place = time.monotonic(), self._breaker.start()
         self._tally.requests_sent += 1
@@ -216,18 +232,20 @@ class Schedule:
             reply = await self._send(pending.request, self._ladder.body(pending))
             result = await self._reading.read(reply, pending.request.body) if isinstance(reply, Reply) else reply
             self._breaker.end(pending.place)
+            self._spending.settle(pending, reply, result)
             self._follow(pending, reply, result)
         except Exception as error:  # a fault of our own must not take along what others have paid for
             self.stop(error)
+        finally:
+            self._spending.abandon(pending)
 
     def _follow(self, pending: Pending, reply: Reply | Failure | None, result: Completion | Failure | None) -> None:
-        if result is None:
-            self._unsend(pending)
-            return
-        if isinstance(result, Failure) and result.kind == "media" and result.status is None:
-            self._unsend(pending)  # and the file may be there again
-            row = FailedRow(result, True, None, pending.requests, row_name=pending.request.row_name)
-            self._settle_all([(pending, row)])
+        is_unbuilt = isinstance(result, Failure) and result.kind == "media" and result.status is None
+        if result is None or is_unbuilt:
+            self._pacing.rates.give_back(pending.reserved)
+            self._tally.requests_sent -= 1
+            if isinstance(result, Failure):  # and the file may be there again
+                self._hand_over(pending, pending.unsent(result))
             return
         if isinstance(result, Failure) and verdict(result) in (Verdict.CUT, Verdict.HOLD):
             self._pacing.rates.give_back(pending.reserved)
@@ -241,10 +259,6 @@ class Schedule:
             assert isinstance(reply, Reply)
             self._complete(pending, reply, result)
         self._leave_parking()
-
-    def _unsend(self, pending: Pending) -> None:
-        self._pacing.rates.give_back(pending.reserved)
-        self._tally.requests_sent -= 1
 
     def _complete(self, pending: Pending, reply: Reply, completion: Completion) -> None:
         now, usage = time.monotonic(), completion.usage
@@ -260,17 +274,7 @@ class Schedule:
         else:
             is_first = pending.turn.usage is NO_USAGE
             said = completion if is_first else replace(completion, usage=added(pending.turn.usage, completion.usage))
-            self._conclude(pending, judged, said, reply, pending.requests + 1)
-
-    def _conclude(
-        self, pending: Pending, judged: Completion | Failure, said: Completion, reply: Reply, attempts: int
-    ) -> None:
-        """Settle a row by its reply: as its answer, or, where that does not fit, as a failure that keeps its words."""
-        if isinstance(judged, Failure):
-            name = pending.request.row_name
-            self._settle(pending, FailedRow(judged, False, reply.latency_s, attempts, said, reply.body, name))
-        else:
-            self._settle(pending, Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s))
+            self._settle(pending, outcome_of(pending, judged, said, reply, pending.requests + 1))
 
     def _fail(self, pending: Pending, failure: Failure, now: float) -> None:
         pending.turn = replace(pending.turn, usage=added(pending.turn.usage, failure.usage))
@@ -302,16 +306,14 @@ class Schedule:
             pending.turn = judged
             self._backlog.try_again(pending, now)
         else:
-            self._conclude(pending, judged, replace(completion, usage=pending.turn.usage), reply, pending.requests)
+            said = replace(completion, usage=pending.turn.usage)
+            self._settle(pending, outcome_of(pending, judged, said, reply, pending.requests))
 
     def _charge(self, pending: Pending, failure: Failure, latency_s: float, *, is_final: bool) -> None:
         pending.attempts += 1
         now = time.monotonic()
         self._pacing.concurrency.on_reply(now, now - pending.started_at)
-        tries = (
-            self._pacing.max_attempts if failure.kind != "empty_reply" else min(EMPTY_TRIES, self._pacing.max_attempts)
-        )
-        if not (is_final or is_last(pending.attempts, tries)):
+        if not (is_final or is_last(pending.attempts, self._pacing.tries(failure.kind))):
             self._backlog.try_again(pending, now + wait_s(failure, pending.attempts))
         elif failure.kind == "protocol" and not self._tally.has_completion:
             # Nothing that came back was ever a chat completion: this is not such an endpoint.
@@ -332,14 +334,11 @@ class Schedule:
             self._give_up(row.pending, row.failure, row.latency_s)
 
     def _give_up(self, pending: Pending, failure: Failure, latency_s: float | None, *, charged: int = 0) -> None:
-        """Settle a row with its failure; what its earlier replies said and cost stays on record.
+        """Settle a row with its failure.
 
         A refusal that may be the job's is held until it shows whose it is; when the run stops, its row was not asked.
         """
-        said, reply = (pending.last[0], pending.last[1].body) if pending.last else (Completion(None), b"")
-        paid = None if pending.turn.usage == NO_USAGE else replace(said, usage=pending.turn.usage)
-        requests = pending.requests + charged
-        row = FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply, pending.request.row_name)
+        row = pending.given_up(failure, latency_s, charged=charged)
         mark = None if pending.last else signature(failure)
         if mark is None:
             self._settle(pending, row)
@@ -351,18 +350,27 @@ class Schedule:
     def _settle(self, pending: Pending, outcome: Outcome | None) -> None:
         if self._stop is None:
             self._settle_all(self._breaker.note_other(pending.place))
-        self._settling.settle(pending, outcome, self._tasks, self._store_thread)
+        self._hand_over(pending, outcome)
 
     def _settle_all(self, rows: Sequence[tuple[Pending, FailedRow]]) -> None:
         for pending, row in rows:
-            self._settling.settle(pending, row, self._tasks, self._store_thread)
+            self._hand_over(pending, row)
+
+    def _hand_over(self, pending: Pending, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._spending.release(pending)
+        if isinstance(outcome, FailedRow):
+            self._error_rate.note(outcome)
+        self._settling.settle(pending, outcome, self._tasks, self._store_thread)
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
             limit=lambda: self._pacing.concurrency.limit,
+            in_flight=lambda: len(self._in_flight),
             in_flight_bound=self._in_flight_bound,
+            spending=self._spending,
             progress=self._progress,
-            has_turned=lambda pending: self._backlog.try_again(pending, time.monotonic()),
+            has_turned=lambda pending: self._backlog.try_again(pending, -math.inf),  # what is set aside for it is freed
             has_changed=self._note_change,
             has_failed=self.stop,
         )
@@ -372,27 +380,22 @@ class Schedule:
         self._observe(self._progress())
 
     def _in_flight_bound(self, limit: int, turned: int) -> int:
-        """Return how many requests may be under way at any time before the next commit.
-
-        `turned` rows are about to come back to the backlog.
-        """
+        """Return how many requests may be under way before the next commit, while `turned` rows come back for one."""
         in_flight = len(self._in_flight)
         if self._stop is not None:
             return in_flight
-        if not self._feeding.is_exhausted or self._feeding.is_busy:
-            return max(limit, in_flight)  # more than the limit, where it has just been cut
-        return max(in_flight, min(limit, in_flight + len(self._backlog) + turned))
-
-    def _settled(self) -> Settled:
-        return replace(self._pacing.rates.settled(), concurrency=self._pacing.concurrency.settled)
+        is_fed = self._feeding.is_exhausted and not self._feeding.is_busy
+        waiting = len(self._backlog) + turned if is_fed else limit
+        return max(in_flight, min(limit, in_flight + waiting))  # more than the limit, where it has just been cut
 
     def _progress(self, bound: BoundVerdict | None = None) -> Progress:
         bound = bound or self._bound.lately
         self._tally.notes = (*self._ladder.notes, *self._trouble.notes, *self._pacing.costs.notes)
-        return self._tally.progress(
+        progress = self._tally.progress(
             in_flight=len(self._in_flight),
             concurrency=self._limit(),
             bound_by=bound.kind,
             bound=bound.words,
             reached=self._pacing.base_url if self._tally.has_reached else self._pacing.reached,
         )
+        return self._spending.noted(progress)

@@ -14,6 +14,7 @@ from typing import TypeVar
 from batchchat.errors import BatchchatError
 from batchchat.records import Answer, ChatRequest, Outcome, Progress, Settled
 from batchchat.send.pacing import Pending, Store
+from batchchat.send.spending import Spending
 from batchchat.send.tally import Tally
 
 T = TypeVar("T")
@@ -26,13 +27,16 @@ ENOUGH_ROWS = 64
 class Surroundings:
     """What settling needs to know of the run, and whom it tells.
 
-    `limit` is the concurrency that a commit may record, `in_flight_bound` how many requests may be under way until the
-    next commit, under such a limit and when so many rows have turned. `has_turned` takes a row whose reply was not its
+    `limit` is the concurrency that a commit may record, `in_flight` how many requests are under way, and
+    `in_flight_bound` how many may be until the next commit, under such a limit and when so many rows have turned. Of
+    `spending` each commit records how much may be gone by then. `has_turned` takes a row whose reply was not its
     last, `has_changed` is called after every commit, `has_failed` with the store's error.
     """
 
     limit: Callable[[], int]
+    in_flight: Callable[[], int]
     in_flight_bound: Callable[[int, int], int]
+    spending: Spending
     progress: Callable[[], Progress]
     has_turned: Callable[[Pending], None]
     has_changed: Callable[[], None]
@@ -87,6 +91,10 @@ class Settling:
     def settle(self, pending: Pending, outcome: Outcome | None, tasks: asyncio.TaskGroup, thread: Executor) -> None:
         """Take a row's outcome; None notes that it was paid for one more reply, and must be asked on."""
         self._settled.append((pending, outcome))
+        self.renew(tasks, thread)
+
+    def renew(self, tasks: asyncio.TaskGroup, thread: Executor) -> None:
+        """See to it that a commit is under way: what it records of limits and spending is news."""
         if not self._is_committing:
             self._is_committing = True
             tasks.create_task(self._commit(thread))
@@ -94,10 +102,12 @@ class Settling:
     async def _commit(self, thread: Executor) -> None:
         """Commit what has settled, again while more does: a slow disk makes larger groups, not slower rows."""
         try:
-            while self._settled:
+            while True:
                 await self._gather()
                 self._committing, self._settled = self._settled, []
                 await self._commit_group(self._committing, thread)
+                if not self._settled:
+                    break
         except Exception as error:  # the run ends with it; the answers get another chance at the end
             self._unkept += _outcomes([*self._committing, *self._settled])
             self._settled.clear()
@@ -122,7 +132,9 @@ class Settling:
         outcomes = _outcomes(group)
         turned = [pending for pending, outcome in group if outcome is None]
         self._tally.turns_held += len(turned) - sum(pending.turns for pending, _ in outcomes)
-        self._tally.in_flight_bound = self._around.in_flight_bound(limit, len(turned)) + self._tally.turns_held
+        in_flight_bound = self._around.in_flight_bound(limit, len(turned))
+        self._tally.in_flight_bound = in_flight_bound + self._tally.turns_held
+        self._around.spending.tell(in_flight_bound - self._around.in_flight())
         waiting_rows = [self._open[pending.request.key] for pending, _ in outcomes]
         self._conclude(waiting_rows, outcomes)
         self._spend(outcomes)
@@ -138,6 +150,7 @@ class Settling:
             came_meanwhile = self._open.pop(pending.request.key) - row_count
             self._tally.conclude(came_meanwhile, is_answered=isinstance(outcome, Answer))
         self.durable_limit = limit
+        self._around.spending.has_told()
         self._committing = ()
         for pending in turned:
             self._around.has_turned(pending)
@@ -157,9 +170,11 @@ class Settling:
         row_counts = [self._open[pending.request.key] for pending, _ in self._unkept]
         self._conclude(row_counts, self._unkept)
         self._tally.spend_held()  # of what an earlier commit could not keep, and of rows that the run leaves unasked
+        self._around.spending.tell(0)
         unkept, progress = _keyed(self._unkept), self._around.progress()
         try:
             await in_thread(thread, lambda: self._store.commit(unkept, progress))
+            self._around.spending.has_told()
         except BatchchatError as error:
             self._conclude([-count for count in row_counts], self._unkept)
             self._tally.possibly_billed += len(unkept)

@@ -183,7 +183,12 @@ def _more_tokens(body: bytes) -> int | None:
     """Return a larger limit of tokens than a body has; None when it has none."""
     data = orjson.loads(body)
     limit = max((data[name] for name in _LIMITS & data.keys() if isinstance(data[name], int)), default=0)
-    return max(4 * limit, limit + 256) if 0 < limit < 2**31 else None
+    return more_tokens(limit) if 0 < limit < 2**31 else None
+
+
+def more_tokens(limit: int) -> int:
+    """Return the limit of tokens with which an answer is asked for again that was cut at this one."""
+    return max(4 * limit, limit + 256)
 
 
 def _correction(text: str, errors: str) -> tuple[Mapping[str, Any], ...]:

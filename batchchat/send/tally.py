@@ -19,6 +19,7 @@ class Tally:
     rows_answered: int = 0
     rows_reused: int = 0
     rows_failed: int = 0
+    rows_failed_before: int = 0
     requests_sent: int = 0
     rate_limited: int = 0
     possibly_billed: int = 0
@@ -41,6 +42,8 @@ class Tally:
         if is_answered:
             self.rows_reused += row_count
             self.has_completion = True  # of an earlier run, from the same endpoint
+        else:
+            self.rows_failed_before += row_count
 
     def conclude(self, row_count: int, *, is_answered: bool) -> None:
         """Count rows that have their outcome."""
@@ -86,6 +89,7 @@ class Tally:
             rows_answered=self.rows_answered,
             rows_reused=self.rows_reused,
             rows_failed=self.rows_failed,
+            rows_failed_before=self.rows_failed_before,
             requests_sent=self.requests_sent,
             rate_limited=self.rate_limited,
             possibly_billed=self.possibly_billed,

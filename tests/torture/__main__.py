@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from tests.torture.budget import keep_to_budgets
 from tests.torture.disk import fill
 from tests.torture.fatal import refuse_and_resume
 from tests.torture.figures import Figures, Line, table
@@ -22,6 +23,7 @@ from tests.torture.soak import soak
 
 SCENARIOS: Mapping[str, Callable[[Path], Figures]] = {
     "kills": partial(kill_and_resume, rows=20_000, kills=200, concurrency=64),
+    "budget": partial(keep_to_budgets, runs=50, rows=3_000, most_concurrency=500),
     "fatal": partial(refuse_and_resume, rows=100_000, concurrency=500, latency_s=(0.2, 0.6)),
     "outage": partial(outages, rows=2_000, concurrency=64, outage_s=12.0),
     "flips": partial(flip, rows=300, exported=1_000, went_on=100),

@@ -89,7 +89,15 @@ def different_texts(count: int) -> Iterator[str]:
         yield f"row {number} {' '.join(chance.choices(WORDS, k=6))}"
 
 
-def write_job(folder: Path, base_url: str, limits: Mapping[str, Any], *, name: str = "torture", **request: Any) -> Path:
+def write_job(
+    folder: Path,
+    base_url: str,
+    limits: Mapping[str, Any],
+    *,
+    name: str = "torture",
+    price: Mapping[str, float] | None = None,
+    **request: Any,
+) -> Path:
     """Write a job over `rows.csv` whose rows' texts are the messages; `request` adds to what is sent."""
     job = {
         "name": name,
@@ -97,6 +105,7 @@ def write_job(folder: Path, base_url: str, limits: Mapping[str, Any], *, name: s
         "output": {"path": f"{name}.parquet"},
         "endpoint": {"base_url": base_url, "name": "scripted"},
         "limits": dict(limits),
+        **({"price": dict(price)} if price else {}),
         "request": {"model": MODEL, "messages": [{"role": "user", "content": "{{ text }}"}], **request},
     }
     path = folder / f"{name}.yaml"
