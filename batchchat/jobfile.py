@@ -35,11 +35,15 @@ _SCHEMA: KeyPath = ("request", "response_schema")
 
 @dataclass(frozen=True, slots=True)
 class LoadedJob:
-    """A job and where its values stand, so that later errors can name the line."""
+    """A job and where its values stand, so that later errors can name the line.
+
+    `is_output_folder` says that `output.path` ends with a slash, which a path itself does not keep.
+    """
 
     job: Job
     label: str = "the job"
     positions: Mapping[KeyPath, Position] = field(default_factory=dict)
+    is_output_folder: bool = False
 
     def problem(self, path: KeyPath, text: str) -> JobError:
         """Return the error of a value of the job that only shows when it is used."""
@@ -134,6 +138,7 @@ def _checked(
             del data[section]  # all of its keys are commented out
     _override(data, positions, overrides)
     keys = misplaced_keys(data, frozenset(path for path, position in positions.items() if position.label))
+    is_output_folder = _ends_with_slash(data.get("output"))
     _resolve_paths(data, base)
     wrong = _resolve_schema(data, base)
     job = _validated(data, positions, label, keys, wrong)
@@ -143,7 +148,7 @@ def _checked(
     if job.checkpoint.path is None:
         kept = job.checkpoint.model_copy(update={"path": base / ".batchchat" / f"{job.name}.sqlite"})
         job = job.model_copy(update={"checkpoint": kept})
-    return LoadedJob(job, label, positions)
+    return LoadedJob(job, label, positions, is_output_folder)
 
 
 def _validated(
@@ -278,6 +283,11 @@ def _step(data: Any, part: str | int, where: str) -> Any:
     else:
         what = "the value is a mapping" if isinstance(data, dict) else f"the value is {shown(str(data)[:80])}"
     raise _single(where, f"there is no {part!r} here: {what}")
+
+
+def _ends_with_slash(output: Any) -> bool:
+    path = output.get("path") if isinstance(output, dict) else None
+    return isinstance(path, str) and path.endswith("/")
 
 
 def _resolve_paths(data: dict[str, Any], base: Path) -> None:

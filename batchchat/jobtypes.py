@@ -42,15 +42,30 @@ Size = Annotated[
     ByteSize, Field(ge=1), NoBool, WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string"}]})
 ]
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def _seconds(value: Any) -> Any:
-    """Return the seconds of a text such as `90s`, `10m` or `1h30m`; anything else as it is."""
+    """Return the seconds of a text such as `90s`, `10m`, `1h30m` or `2d`; anything else as it is."""
     parts = _DURATION.fullmatch(value.replace(" ", "")) if isinstance(value, str) else None
     if parts is None or not any(parts.groups()):
         return value
-    return sum(float(number) * unit for number, unit in zip(parts.groups(), (3600, 60, 1), strict=True) if number)
+    return sum(
+        float(number) * unit for number, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True) if number
+    )
+
+
+def duration_s(text: str) -> float:
+    """Return the seconds of a duration of any length.
+
+    Raises:
+        ValueError: it is none; the message says what is allowed.
+    """
+    seconds = _seconds(text)
+    if not isinstance(seconds, float):
+        message = "must be a duration such as 90d, 12h or 1h30m"
+        raise ValueError(message)
+    return seconds
 
 
 Duration = Annotated[

@@ -1,13 +1,15 @@
 """YAML text -> plain values, with the line of each; the only module that knows a YAML library.
 
 Types are those of YAML 1.2's core schema. `${NAME}` and `${NAME:-default}` are replaced by environment variables in any
-scalar. Tags, cycles, duplicate keys and aliases that unfold to a huge document are refused.
+scalar; `${TODAY}` and `${YESTERDAY}`, unless they are set, by the local date, such as 2026-11-22. Tags, cycles,
+duplicate keys and aliases that unfold to a huge document are refused.
 """
 
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import Any
 
 import yaml
@@ -30,6 +32,7 @@ _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 _SECRET_NAME = re.compile(r"(^|_)(API)?(KEY|TOKEN|SECRET|PASSWORD|PASSWD)(_?\d+)?$", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CORE_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
+_DAYS_AGO = {"TODAY": 0, "YESTERDAY": 1}
 _KEY_VARIABLES = {preset.api_key_env for preset in PRESETS.values()}
 
 
@@ -284,7 +287,9 @@ class _Document:
             self._problem(node, path, text)
             return ""
         self._variables.add(name)
-        value = os.environ.get(name) or default  # `:-` is the shell's: the default also stands in for an empty value
+        value = (
+            os.environ.get(name) or _date(name) or default
+        )  # `:-` is the shell's: the default also stands in for an empty value
         if value is None and name not in os.environ:
             self._problem(
                 node, path, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
@@ -294,6 +299,12 @@ class _Document:
     def _problem(self, node: yaml.Node, path: KeyPath, text: str) -> None:
         where = f"{self.label}:{node.start_mark.line + 1}"
         self.problems.append(Problem(where, dotted(path), text))
+
+
+def _date(name: str) -> str | None:
+    """Return the local date that a variable stands for which is given without being set; None for all others."""
+    days_ago = _DAYS_AGO.get(name)
+    return None if days_ago is None else (date.today() - timedelta(days_ago)).isoformat()  # noqa: DTZ011 - that of the user
 
 
 def _joined_surrogates(value: Any) -> Any:

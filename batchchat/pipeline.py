@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from batchchat.apikey import explained
 from batchchat.asking import Asking, StopSwitch
@@ -20,10 +20,8 @@ from batchchat.errors import (
     BatchchatError,
     CheckpointDamagedError,
     CheckpointError,
-    InputError,
     InterruptedRunError,
     JobError,
-    OutputError,
     Problem,
     StopSignal,
     StorageError,
@@ -32,25 +30,23 @@ from batchchat.errors import (
     remedy,
 )
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.keep.connection import damaged
 from batchchat.keep.digests import open_digests
-from batchchat.keep.files import own_files, prepare_folder, set_aside
+from batchchat.keep.files import prepare_folder, set_aside
 from batchchat.keep.lock import locked
 from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, require_pillow
 from batchchat.prompt.request import Prompt, compile_prompt
-from batchchat.read.location import folder_of, would_read
+from batchchat.read.location import folder_of
 from batchchat.read.source import Source, frame_source, open_source
-from batchchat.records import Batch, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Row, RunSummary
+from batchchat.records import ChatRequest, Chunk, Failure, Progress, Row, RunSummary
 from batchchat.send.redaction import without_keys
 from batchchat.send.structured import Structure
 from batchchat.show.progress import shown
 from batchchat.spending import known_prices, require_max_tokens
 from batchchat.write.collector import Collector, FirstRows
-from batchchat.write.columns import OutputPlan, answer_columns, plan_output
-from batchchat.write.sink import Sink, check_output
+from batchchat.write.columns import OutputPlan, plan_output
+from batchchat.writing import check_before_asking, checked_outputs, is_folder, write_output
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,7 +65,10 @@ FIRST_ROWS = 5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A job of which everything is known that can be known without sending."""
+    """A job of which everything is known that can be known without sending.
+
+    `outputs` are the files that are written, with `is_output_folder` one for each input file, in their order.
+    """
 
     job: Job
     source: Source
@@ -77,6 +76,8 @@ class Plan:
     output: OutputPlan
     checkpoint_path: Path
     structure: Structure | None
+    outputs: tuple[Path, ...] = ()
+    is_output_folder: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,6 @@ class RunOptions:
     transport: AsyncBaseTransport | None = None
 
 
-class Target(Protocol):
-    """Something that takes the output's rows, in input order."""
-
-    def write(self, batch: Batch, answers: pl.DataFrame) -> None:
-        """Take a batch and its new columns, of the same height."""
-
-
 def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collector | None = None) -> RunSummary:
     """Run or resume a job: ask what has no answer yet, then write the output (to `collector` too, when there is one).
 
@@ -107,6 +101,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
     # What a program gives to be asked through is the only thing that is.
     prices = known_prices(plan.job, api_key if options.transport is None else None)
     with opened(plan, is_fresh=options.is_fresh) as checkpoint, remembering(plan) as plan:
+        check_before_asking(plan)
         before = checkpoint.start_run(plan.source.total_rows)
         asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
@@ -118,7 +113,9 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
             ):
                 observe(_noted(asking.progress, checkpoint))
                 asking.ask(chunks(plan), observe, options.stop_switch, options.transport)
-            write_output(plan, checkpoint, [target for target in (first_rows, collector) if target])
+            targets = [target for target in (first_rows, collector) if target]
+            notes = write_output(_as_read(plan), checkpoint, targets)
+            answers_gone = checkpoint.record_uses()
         except (BatchchatError, StopSignal) as stop:
             error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop
             with suppress(CheckpointError):  # it may be what stopped the run
@@ -133,8 +130,11 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
                 checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
             raise
         checkpoint.end_run("finished")
-        lost, progress = before.lost_in_flight if before else 0, _noted(asking.progress, checkpoint)
-    return replace(_summary(plan, progress, lost, started_at), first_rows=first_rows.rows)
+        progress = _noted(asking.progress, checkpoint, notes)
+        lost = before.lost_in_flight if before else 0
+        if plan.job.output.mode == "append":
+            answers_gone = 0  # what the rows of earlier inputs use is in the file for good
+    return replace(_summary(plan, progress, lost, started_at), first_rows=first_rows.rows, answers_gone=answers_gone)
 
 
 @contextmanager
@@ -154,9 +154,9 @@ def _storable(error: BaseException) -> str:
     return str(error).encode("utf-8", "backslashreplace").decode()
 
 
-def _noted(progress: Progress, checkpoint: Checkpoint) -> Progress:
-    """Return the progress with what is to be said about the checkpoint."""
-    notes = list(checkpoint.notes)
+def _noted(progress: Progress, checkpoint: Checkpoint, more: Sequence[str] = ()) -> Progress:
+    """Return the progress with what is to be said about the checkpoint, and more."""
+    notes = [*checkpoint.notes, *more]
     if checkpoint.damaged_count:
         notes.append(f"{checkpoint.damaged_count:,} stored outcomes were damaged; their rows were asked again")
     return replace(progress, notes=(*notes, *progress.notes)) if notes else progress
@@ -214,11 +214,10 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None,
         spreadsheet_safe=job.output.spreadsheet_safe,
     )
     assert job.checkpoint.path is not None
-    if job.output.path is not None and not is_read_only:
-        check_output(job.output.path, source.files)
-    _check_places(job, source)
+    outputs = checked_outputs(loaded, source, is_read_only=is_read_only)
     # One file has one lock, by whatever link it is reached.
-    return Plan(job, source, prompt, output, Path(os.path.realpath(job.checkpoint.path)), structure)
+    path = Path(os.path.realpath(job.checkpoint.path))
+    return Plan(job, source, prompt, output, path, structure, outputs, is_folder(loaded))
 
 
 def _media_folder(loaded: LoadedJob) -> MediaFolder:
@@ -240,22 +239,6 @@ def _structure(loaded: LoadedJob, schema: Any) -> Structure | None:
     except ValueError as error:
         is_short = loaded.job.request.response_schema is not None
         raise loaded.problem(("request", "response_schema" if is_short else "response_format"), str(error)) from error
-
-
-def _check_places(job: Job, source: Source) -> None:
-    """Refuse a checkpoint that is the output or an input file, and an output that the next run would read as input."""
-    assert job.checkpoint.path is not None
-    taken = {os.path.realpath(path): path for path in (*source.files, *filter(None, [job.output.path]))}
-    for path in own_files(job.checkpoint.path):
-        if os.path.realpath(path) in taken:
-            message = f"checkpoint.path: {path} is a file of the input or the output; name another"
-            raise OutputError(message)
-    output, read = job.output.path, job.input.path
-    if output is not None and read is not None and source.files and would_read(read, output):
-        message = (
-            f"{output} is among the files that input.path names, so the next run would read it; write it elsewhere"
-        )
-        raise OutputError(message)
 
 
 def _source(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None) -> Source:
@@ -294,6 +277,11 @@ def _with_memory(plan: Plan, memory: MediaMemory, *, look_only: bool = False, as
     return replace(plan, prompt=replace(plan.prompt, media=media))
 
 
+def _as_read(plan: Plan) -> Plan:
+    """Return the plan with the media that it names as they were when they were read, for what is written in the end."""
+    return _with_memory(plan, plan.prompt.media.memory, as_read=True)
+
+
 def chunks(plan: Plan) -> Iterator[Chunk]:
     """Yield the requests of all rows in input order, a bounded number at a time."""
     memory = plan.prompt.media.memory
@@ -322,52 +310,10 @@ def prepared_rows(plan: Plan) -> Iterator[tuple[Row, ChatRequest | Failure]]:
         yield row, plan.prompt.request(row)
 
 
-def write_output(
-    plan: Plan, checkpoint: Checkpoint, targets: Sequence[Target] = (), *, is_partial: bool = False
-) -> None:
-    """Write the output file, complete or not at all, when the job names one; and the same rows to every target.
-
-    Raises:
-        OutputError: it cannot be written.
-        StorageError: the system cannot write it just now.
-        InputError: a row has no outcome, because the input changed under the run; with `is_partial` it has nulls.
-        CheckpointDamagedError: an outcome cannot be read any more; with `is_partial` its row has nulls.
-    """
-    damaged_count, billed = checkpoint.damaged_count, Billed()
-    plan = _with_memory(plan, plan.prompt.media.memory, as_read=True)
-    with ExitStack() as stack:
-        if plan.job.output.path is not None:
-            targets = [*targets, stack.enter_context(Sink(plan.job.output.path, plan.output, plan.source.schema))]
-        for batch in plan.source.batches(values_of=plan.prompt.template.columns):
-            outcomes = outcomes_of(plan, checkpoint, batch, billed)
-            if None in outcomes and not is_partial:
-                if checkpoint.damaged_count > damaged_count:
-                    raise damaged(checkpoint.path, "an outcome that was whole when the run began is not any more")
-                name = batch.rows[outcomes.index(None)].name
-                message = (
-                    f"row {name} has no answer: the input changed while the job ran; run it again to ask what is new"
-                )
-                raise InputError(message)
-            answers = answer_columns(outcomes, plan.output)
-            for target in targets:
-                target.write(batch, answers)
-
-
-def outcomes_of(plan: Plan, checkpoint: Checkpoint, batch: Batch, billed: Billed) -> list[Outcome | None]:
-    """Return the outcome of each row of a batch, None where the checkpoint has none; what is `billed` costs no more."""
-    made = [plan.prompt.request(row) for row in batch.rows]
-    keys = [request.key if isinstance(request, ChatRequest) else None for request in made]
-    stored = checkpoint.outcomes(keys, with_replies=plan.job.output.raw, billed=billed)
-    return [
-        FailedRow(request, is_transient=False, latency_s=None, attempts=0) if isinstance(request, Failure) else outcome
-        for request, outcome in zip(made, stored, strict=True)
-    ]
-
-
 def export(plan: Plan) -> Sequence[str]:
     """Write the output from what is there now; rows that were not asked have nulls. Works while a run goes on.
 
-    A damaged checkpoint gives what can be read of it; what is returned are sentences about that.
+    A damaged checkpoint gives what can be read of it; what is returned are sentences about that, and about the output.
 
     Raises:
         CheckpointError: there is no checkpoint, or nothing of it can be read.
@@ -376,24 +322,28 @@ def export(plan: Plan) -> Sequence[str]:
     """
     path = plan.checkpoint_path
     try:
-        damaged_count = _export(plan)
+        damaged_count, notes = _export(plan)
     except CheckpointDamagedError as damage:
+        if plan.job.output.mode == "append":
+            raise  # whose rows stand where in the output has to be known, and kept
         with salvaged_copy(path, damage) as copy:
             _export(replace(plan, checkpoint_path=copy))
         return [f"{damage}", "What can be read of it is written; the next run saves that, and asks the rest again."]
     if damaged_count:
-        return [f"{path} is damaged: {damaged_count:,} outcomes cannot be read; the next run asks their rows again"]
-    return []
+        notes.append(
+            f"{path} is damaged: {damaged_count:,} outcomes cannot be read; the next run asks their rows again"
+        )
+    return notes
 
 
-def _export(plan: Plan) -> int:
-    """Write what the checkpoint has; return how many outcomes in it were damaged."""
+def _export(plan: Plan) -> tuple[int, list[str]]:
+    """Write what the checkpoint has; return how many outcomes in it were damaged, and sentences about the output."""
     with (
         open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
         remembering(plan, is_read_only=True) as knowing,
     ):
-        write_output(knowing, checkpoint, is_partial=True)
-        return checkpoint.damaged_count
+        notes = write_output(_as_read(knowing), checkpoint, is_partial=True)
+        return checkpoint.damaged_count, notes
 
 
 def unaskable_rows(plan: Plan) -> Iterator[tuple[Row, Failure]]:

@@ -41,13 +41,15 @@ class Batch:
     `frame` has the source columns with their dtypes, `rows` the same rows as natural Python values, of those columns
     that the reader was asked for. Where the source is text, the cells as they stand in the file go along, so that the
     same format can be written without changing them: `csv_text` (every column as string) for CSV, `json_rows` (the
-    objects of the lines) for JSONL; None otherwise.
+    objects of the lines) for JSONL; None otherwise. `file` is the place, among the input's files, of that which the
+    rows are from.
     """
 
     frame: pl.DataFrame
     rows: Sequence[Row]
     csv_text: pl.DataFrame | None = None
     json_rows: Sequence[Mapping[str, Any]] | None = None
+    file: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +273,18 @@ class Progress:
     bound_by: str = ""
     bound: str = ""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The rows of an output file that are from one input, which its digest names.
+
+    `first_row` counts from 0, and is -1 where the file was changed since by another program.
+    """
+
+    input: bytes
+    first_row: int
+    row_count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.pipeline import Plan, outcomes_of, remembering
+from batchchat.pipeline import Plan, remembering
 from batchchat.records import Answer, Batch, FailedRow, Outcome
 from batchchat.show.printable import on_one_line, one_line
 from batchchat.write.columns import answer_columns
 from batchchat.write.compare import MOST_DIFFERENCES, Comparison, Difference
+from batchchat.writing import outcomes_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -450,7 +450,7 @@ def test_zeroed_page_gives_no_wrong_answer(tmp_path: Path, is_read_only: bool) -
         except CheckpointDamagedError:
             refused += 1
     assert page_count > 20
-    assert refused >= page_count - 6  # the rest are indexes, empty tables and free pages that reading does not need
+    assert refused >= page_count - 7  # the rest are what reading does not need: indexes, and tables without rows
 
 
 CHANGES_OF_ANSWERS = [

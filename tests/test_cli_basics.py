@@ -24,7 +24,9 @@ from batchchat.cli import main
 from batchchat.job import Checkpoint, Endpoint, Input, Job, Limits, Output, Request
 from tests.running import BATCHCHAT, ROOT, batchchat
 
-COMMANDS = ["check", "estimate", "export", "init", "preview", "run", "schema", "serve", "status"]
+COMMANDS = [
+    *("check", "estimate", "export", "init", "preview", "prune", "run", "schedule", "schema", "serve", "status", "verify")
+]
 HEAVY = ["polars", "pyarrow", "httpx", "pydantic", "jinja2", "orjson", "yaml", "starlette", "uvicorn"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 

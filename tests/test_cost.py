@@ -127,19 +127,28 @@ def test_billed_failure_is_priced() -> None:
     assert Costs({"m": PRICE}.get, "m").priced(empty, b"").usage.cost_usd == pytest.approx(28e-6)
 
 
-def test_billed_bits_do_not_touch_one_another() -> None:
-    """Every outcome has its cost exactly once, whatever its place; those without one stay without."""
+def test_outcomes_have_their_cost_exactly_once() -> None:
+    """Whatever their numbers, and whether they are met again at once or later; those without a cost stay without."""
     answer = Answer(Completion("yes", usage=Usage(1, cost_usd=0.5)), b"", 1.0, 1)
+    free = Answer(Completion("yes", usage=Usage(1, cost_usd=0.0)), b"", 1.0, 1)
     unpriced = Answer(Completion("yes", usage=Usage(1)), b"", 1.0, 1)
     failed = FailedRow(Failure("server", "broke"), True, 1.0, 1)
-    billed, places = Billed(), [*range(40), 2**15 - 1, 2**15, 2**15 + 1, 2**40, 2**62, -1]
-    for table in ("answers", "failures"):
-        assert [billed.once(table, place, answer) for place in places] == [answer] * len(places)
-    for place in places:
-        again = billed.once("answers", place, answer)
-        assert again.completion == Completion("yes", usage=Usage(1, cost_usd=0.0))
-        assert billed.once("answers", place, unpriced) is unpriced
-        assert billed.once("failures", place, failed) is failed
+    numbers = [*range(40), 2**15 - 1, 2**15, 2**15 + 1, 2**40, 2**62, -1, ~(2**15)]
+    keys = [b"%d" % number for number in numbers]
+    place, billed = dict[bytes | None, int](zip(keys, numbers, strict=True)), Billed()
+    for number, key in enumerate(keys):
+        nobody = [None, b"unknown"]
+        shared = billed.shared_out([*nobody, key, key, key], {key: answer}, place)
+        assert shared == [None, None, answer, free, free]
+        earlier = keys[: number + 1]
+        assert billed.shared_out(earlier, dict.fromkeys(earlier, answer), place) == [free] * len(earlier)
+    more = Billed()
+    for _ in range(2):
+        assert more.shared_out([b"1", b"2", b"1"], {b"1": unpriced, b"2": failed}, place) == [
+            unpriced,
+            failed,
+            unpriced,
+        ]
 
 
 # The schedule

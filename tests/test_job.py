@@ -135,7 +135,16 @@ def test_smallest_job_has_the_defaults() -> None:
 
 @pytest.mark.parametrize(
     ("written", "seconds"),
-    [(90, 90.0), (0.5, 0.5), ("90s", 90.0), ("10m", 600.0), ("1h", 3600.0), ("1h30m", 5400.0), ("1.5h", 5400.0)],
+    [
+        (90, 90.0),
+        (0.5, 0.5),
+        ("90s", 90.0),
+        ("10m", 600.0),
+        ("1h", 3600.0),
+        ("1h30m", 5400.0),
+        ("1.5h", 5400.0),
+        ("2d", 172_800.0),
+    ],
 )
 def test_duration_is_seconds_or_a_text_with_units(written: object, seconds: float) -> None:
     """A number is seconds; a text says its units, the largest first."""

@@ -99,6 +99,25 @@ def test_nightly_takes_its_input_and_provider_from_the_environment(tmp_path: Pat
     assert (ended.code, ended.summary["rows_total"]) == (0, 1)
 
 
+def test_nightly_appends_the_file_of_each_day(tmp_path: Path) -> None:
+    """The lines that its comments show: one dated file each night, one checkpoint, one table of all nights."""
+    job = (ROOT / "jobs" / "nightly.yaml").read_text()
+    job = job.replace("  path: ${TICKETS", "  # path: ${TICKETS").replace("  # path: ../inbox", "  path: ../inbox")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "nightly.yaml").write_text(job.replace("  # mode: append", "  mode: append"))
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "out").mkdir()
+    columns = "ticket_id,created_at,lang,channel,customer_tier,subject,body\n"
+    for day in ("2026-11-21", "2026-11-22"):
+        text = f"{columns}T-{day},{day},en,web,pro,Down,The shop is down\n"
+        (tmp_path / "inbox" / f"tickets-{day}.csv").write_text(text)
+    for day in ("2026-11-21", "2026-11-22", "2026-11-21"):
+        ended = batchchat("run", tmp_path / "jobs" / "nightly.yaml", env={"TODAY": day})
+        assert ended.code == 0, ended.stderr
+    table = pl.read_csv(tmp_path / "out" / "nightly.csv")
+    assert table["ticket_id"].to_list() == ["T-2026-11-21", "T-2026-11-22"]
+
+
 def test_captions_tell_what_is_in_the_pictures(tmp_path: Path) -> None:
     """Each product's own picture is sent: the endpoint saw its size in pixels."""
     table = pl.read_parquet(run_job("caption.yaml", tmp_path, ".parquet"))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -496,3 +497,15 @@ def test_json_reads_as_itself(value: object) -> None:
 def test_escaped_emoji_in_json_is_one_character() -> None:
     """A job written by `json.dumps` has emoji as surrogate pairs; as lone surrogates no row could be sent."""
     assert _value(json.dumps({"a": "\U0001f600"})) == {"a": "\U0001f600"}
+
+
+def test_dates_are_given_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`${TODAY}` and `${YESTERDAY}` are local dates without being set; the environment wins, for a night done again."""
+    monkeypatch.delenv("TODAY", raising=False)
+    monkeypatch.delenv("YESTERDAY", raising=False)
+    before = date.today()  # noqa: DTZ011 - as the user sees it
+    found = _value("a: in/${TODAY}.csv\nb: in/${YESTERDAY}.csv\n")
+    if date.today() == before:  # noqa: DTZ011 - or midnight came between
+        assert found == {"a": f"in/{before}.csv", "b": f"in/{before - timedelta(1)}.csv"}
+    monkeypatch.setenv("TODAY", "2026-11-22")
+    assert _value("a: in/${TODAY}.csv") == {"a": "in/2026-11-22.csv"}

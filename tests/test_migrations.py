@@ -104,8 +104,8 @@ V4_SETTLED = (
 V5_COLUMNS = {
     **V4_COLUMNS,
     "failures": [*V4_COLUMNS["failures"], "row_name"],
-    "uses": ["answer", "run"],
-    "segments": ["output", "input", "first_row", "row_count", "checksum"],
+    "uses": ["run", "kind", "part", "marks"],
+    "segments": ["output", "file", "input", "first_row", "row_count", "checksum"],
 }
 NEWEST_COLUMNS = V5_COLUMNS
 

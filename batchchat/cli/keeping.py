@@ -1,9 +1,11 @@
-"""The commands about what a job's runs have left: `status`, `export` and `verify`."""
+"""The commands about what a job's runs have left: `status`, `export`, `verify` and `prune`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+import click
 
 from batchchat.cli import options
 from batchchat.cli.console import complain, print_object, print_text, say_line
@@ -35,7 +37,7 @@ def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
 @options.output
 @options.endpoint
 @options.setting
-def export(job: Path, limit: int | None, output: Path | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
+def export(job: Path, limit: int | None, output: str | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
     """Write the output of JOB from the answers that are there now; the other rows have nulls."""
     from batchchat import pipeline
 
@@ -58,7 +60,7 @@ def export(job: Path, limit: int | None, output: Path | None, endpoint: str | No
 def verify(
     job: Path,
     limit: int | None,
-    output: Path | None,
+    output: str | None,
     endpoint: str | None,
     settings: tuple[str, ...],
     is_json: bool,
@@ -80,3 +82,25 @@ def verify(
         for line in verifying.as_lines(verification):
             say_line(line if verification.differences else f"{plan.job.name}: {line}")
     sys.exit(EXIT_ROWS_FAILED if verification.differences else EXIT_ANSWERED)
+
+
+@main.command()
+@options.job
+@click.option("--older-than", "age", metavar="DURATION", required=True, help="Such as 90d.")
+@options.setting
+def prune(job: Path, age: str, settings: tuple[str, ...]) -> None:
+    """Remove the answers from JOB's checkpoint that no run of the last 90d (or so) made or used.
+
+    What the output of the newest finished run has always stays.
+    """
+    from batchchat.jobtypes import duration_s
+    from batchchat.pruning import prune_job
+
+    let_signals_raise()
+    try:
+        older_than_s = duration_s(age)
+    except ValueError as error:
+        message = f"{age!r} {error}"
+        raise click.BadParameter(message, param_hint="--older-than") from error
+    loaded = load(job, settings, None, None, None)
+    say_line(f"{loaded.job.name}: {prune_job(loaded, older_than_s)}")

@@ -21,7 +21,7 @@ from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 @options.output
 @options.endpoint
 @options.setting
-def check(job: Path, limit: int | None, output: Path | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
+def check(job: Path, limit: int | None, output: str | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
     """Check everything about JOB that can be known without sending: file, columns, output, key, every row's request.
 
     Exits with 1 when there are rows that cannot be turned into a request; they would fail.

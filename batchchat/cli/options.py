@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +20,20 @@ setting = click.option(
 endpoint = click.option(
     "--endpoint", metavar="PROVIDER|URL", help="Replace the job's endpoint: a provider or a base URL."
 )
-output = click.option("--output", type=click.Path(path_type=Path), help="Replace output.path.")
+output = click.option("--output", type=click.Path(), help="Replace output.path.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Read at most this many rows.")
 json = click.option("--json", "is_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
 def load(
-    job: Path, settings: tuple[str, ...], endpoint: str | None, output: Path | None, limit: int | None
+    job: Path, settings: tuple[str, ...], endpoint: str | None, output: str | None, limit: int | None
 ) -> LoadedJob:
     """Return the job of a file, with what the options change in it."""
     from batchchat.jobfile import load_job
 
     overrides: dict[tuple[str | int, ...], Any] = {}
     if output is not None:
-        overrides["output", "path"] = output.absolute()
+        overrides["output", "path"] = os.path.join(Path.cwd(), output)  # noqa: PTH118 - a slash at its end names a folder
     if limit is not None:
         overrides["input", "limit"] = limit
     return load_job(job, settings=settings, endpoint=endpoint, overrides=overrides)

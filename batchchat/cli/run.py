@@ -39,7 +39,7 @@ from batchchat.interpreter import importing
 def run(
     job: Path,
     limit: int | None,
-    output: Path | None,
+    output: str | None,
     endpoint: str | None,
     settings: tuple[str, ...],
     retried: tuple[str, ...],

@@ -1,9 +1,10 @@
 """Which stored outcomes one pass over the rows has met: identical rows share an answer, and one of them its cost.
 
-What passes in are outcomes with the places of their rows in the checkpoint; what comes out are the same, without a cost
-from the second time on. It does not know SQLite.
+What passes in are keys, their outcomes, and a number for each that no other outcome has; what comes out are the
+outcomes, without a cost from the second time on. It does not know SQLite.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from batchchat.records import Outcome
@@ -12,22 +13,39 @@ _PAGE_BITS = 15
 
 
 class Billed:
-    """The outcomes that were met, as a bit for each: an eighth of a byte, of whatever table it is."""
+    """The outcomes that were met, as a bit for each of their numbers, which may be any."""
 
     def __init__(self) -> None:
-        self._pages: dict[tuple[str, int], bytearray] = {}
+        self._pages: dict[int, bytearray] = {}
 
-    def once(self, table: str, rowid: int, outcome: Outcome) -> Outcome:
-        """Return an outcome with its cost the first time, and with a cost of nothing after that."""
-        place = (table, rowid >> _PAGE_BITS)
-        page = self._pages.get(place)
-        if page is None:
-            page = self._pages[place] = bytearray(1 << _PAGE_BITS - 3)
-        at, bit = (rowid >> 3) & len(page) - 1, 1 << (rowid & 7)
+    def shared_out(
+        self, keys: Sequence[bytes | None], found: Mapping[bytes | None, Outcome], numbers: Mapping[bytes | None, int]
+    ) -> list[Outcome | None]:
+        """Return each key's outcome, in order, with its cost where this pass has not met it before."""
+        again = {key: _free(outcome) for key, outcome in found.items() if self._has_met(numbers[key])}
+        if not again and len(found) == len(keys):
+            return [found[key] for key in keys]
+        outcomes: list[Outcome | None] = []
+        once: set[bytes | None] = set()
+        for key in keys:
+            outcome = again.get(key) or found.get(key)
+            if key not in once:
+                once.add(key)
+            elif outcome is not None and key not in again:
+                outcome = again[key] = _free(outcome)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _has_met(self, number: int) -> bool:
+        """Whether an outcome was met before; it is from now on."""
+        page = self._pages.setdefault(number >> _PAGE_BITS, bytearray())
+        if not page:
+            page.extend(bytes(1 << _PAGE_BITS - 3))
+        at, bit = (number >> 3) & len(page) - 1, 1 << (number & 7)
         if page[at] & bit:
-            return _free(outcome)
+            return True
         page[at] |= bit
-        return outcome
+        return False
 
 
 def _free(outcome: Outcome) -> Outcome:

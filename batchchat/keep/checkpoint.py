@@ -39,6 +39,7 @@ from batchchat.keep.rows import (
     settled_row,
     unpacked,
 )
+from batchchat.keep.uses import KINDS, Uses
 from batchchat.records import Answer, FailedRow, FailureGroup, JobTotals, Outcome, Progress, RunRecord, Settled
 
 OUTSIDE_RUNS = 0
@@ -49,7 +50,7 @@ GROUP = 256
 _SELECT = {table: f"SELECT {', '.join(columns)} FROM {table}" for table, columns in COLUMNS.items()}  # noqa: S608
 _LOOK_UP = {
     table: f"SELECT rowid, {', '.join(COLUMNS[table])} FROM {table} WHERE key IN ({', '.join('?' * GROUP)})"  # noqa: S608
-    for table in ("answers", "failures")
+    for table in KINDS
 }
 _PUT = {
     table: f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
@@ -66,6 +67,8 @@ EXAMPLE_ROWS = 5
 """Rows that are named of each group of failures."""
 
 _SUMMED = [one.name for one in fields(JobTotals) if one.name != "runs"]
+
+_LAST_FINISHED = "SELECT max(run) FROM runs WHERE end_reason = 'finished'"
 
 _UNREADABLE = (ValueError, TypeError, KeyError, zlib.error)
 
@@ -84,6 +87,7 @@ class Checkpoint:
         self.damaged_count = 0
         self._connection = connection
         self._run: RunRecord | None = None
+        self._uses = Uses(connection)
 
     def start_run(self, rows_total: int) -> RunRecord | None:
         """Begin a run; return the one before it, or None."""
@@ -157,23 +161,30 @@ class Checkpoint:
             return [answer_of(row, with_reply=False) for row in rows if is_whole("answers", row)]
 
     def outcomes(
-        self, keys: Sequence[bytes | None], *, with_replies: bool = False, billed: Billed | None = None
+        self,
+        keys: Sequence[bytes | None],
+        *,
+        with_replies: bool = False,
+        billed: Billed | None = None,
+        notes_use: bool = False,
     ) -> list[Outcome | None]:
         """Return each key's outcome, in order; None for a key that is None or has none.
 
         Their `reply` stays empty, but for `with_replies`. An outcome that `billed` has met before costs nothing again.
+        With `notes_use` they are noted as those of the run's output.
         """
-        wanted = [key for key in keys if key is not None]
-        found: dict[bytes | None, tuple[str, int, Outcome]] = {}
+        wanted = [key for key in dict.fromkeys(keys) if key is not None]
+        found: dict[bytes | None, Outcome] = {}
+        places: dict[bytes | None, int] = {}
         with self._guarded(), self._readable():
             for rowid, row in self._whole_rows("answers", wanted):
-                found[row[0]] = ("answers", rowid, answer_of(row, with_reply=with_replies))
+                found[row[0]], places[row[0]] = answer_of(row, with_reply=with_replies), rowid
             for rowid, row in self._whole_failures([key for key in wanted if key not in found]):
-                found[row[0]] = ("failures", rowid, failed_row_of(row, with_reply=with_replies))
-        every = [found.get(key) for key in keys]
-        if billed is None:
-            return [one and one[2] for one in every]
-        return [one and billed.once(*one) for one in every]
+                found[row[0]], places[row[0]] = failed_row_of(row, with_reply=with_replies), ~rowid
+        if notes_use:
+            for place in places.values():
+                self._uses.mark(*(("answers", place) if place >= 0 else ("failures", ~place)))
+        return [found.get(key) for key in keys] if billed is None else billed.shared_out(keys, found, places)
 
     def _whole_rows(self, table: str, keys: Sequence[bytes]) -> Iterator[tuple[int, Sequence[Any]]]:
         """Yield the undamaged rows of some keys, each with its rowid, and count the others."""
@@ -199,6 +210,19 @@ class Checkpoint:
             yield
         except _UNREADABLE as error:
             raise damaged(self.path, f"a stored value cannot be read: {error}") from error
+
+    def record_uses(self) -> int:
+        """Keep what `outcomes` noted as what this run's output has; return how many the last finished run had besides.
+
+        Raises:
+            CheckpointError: it is not stored.
+        """
+        assert self._run is not None
+        with self._guarded():
+            before = self._connection.execute(_LAST_FINISHED).fetchone()[0]
+            with self._transaction():
+                self._uses.record(self._run.run)
+            return self._uses.gone(before)
 
     def reply(self, key: bytes) -> bytes | None:
         """Return the body of the reply that answered a key, as received."""
@@ -329,6 +353,9 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
                 _require_newest(path, version)
             else:
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+                connection.execute(
+                    "PRAGMA auto_vacuum = INCREMENTAL"
+                )  # for `prune`; a file that is there stays as it is
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 migrate(connection)

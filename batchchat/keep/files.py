@@ -42,7 +42,15 @@ def beside(path: Path, suffix: str) -> Path:
 
 def own_files(path: Path) -> list[Path]:
     """Return the files that a checkpoint at `path` is made of."""
-    return [path, *(beside(path, suffix) for suffix in ("-wal", "-shm", ".lock", ".salvaging", ".salvaged"))]
+    return [
+        path,
+        *(beside(path, suffix) for suffix in ("-wal", "-shm", ".lock", ".salvaging", ".salvaged", ".shrinking")),
+    ]
+
+
+def shrinking_mark(path: Path) -> Path:
+    """Return the file that is there while a checkpoint may be longer than its WAL says, as it is being made shorter."""
+    return beside(path, ".shrinking")
 
 
 def prepare_folder(path: Path) -> None:

@@ -81,21 +81,26 @@ CREATE TABLE settled (
 );
 """
 
-# A failure without a row's name has the checksum that it would have without the column. What only speeds up or prunes,
-# `uses`, has no checksum: at worst an answer is kept, or asked again.
+# A failure without a row's name has the checksum that it would have without the column. What `uses` has is compressed
+# by zlib, which checks it. An output is named with the content that it had: two states of one file are known for as
+# long as the newer one is being put in its place.
 _V5 = """
 ALTER TABLE failures ADD COLUMN row_name TEXT;
 CREATE TABLE uses (
-    answer INTEGER PRIMARY KEY,  -- the rowid of an answer
-    run INTEGER NOT NULL         -- the newest finished run whose output has it
-);
+    run INTEGER NOT NULL,        -- the run whose output has them
+    kind TEXT NOT NULL,          -- the table, answers or failures
+    part INTEGER NOT NULL,       -- from 0, of equally many rowids each
+    marks BLOB NOT NULL,         -- a bit for each rowid, zlib
+    PRIMARY KEY (run, kind, part)
+) WITHOUT ROWID;
 CREATE TABLE segments (
     output TEXT NOT NULL,        -- the file that rows were appended to
+    file BLOB NOT NULL,          -- the digest of its content then
     input BLOB NOT NULL,         -- the digest of the input that they are from
-    first_row INTEGER NOT NULL,  -- where they stand in it, from 0
+    first_row INTEGER NOT NULL,  -- where they stand in it, from 0; -1 where that is not known any more
     row_count INTEGER NOT NULL,
     checksum BLOB NOT NULL,
-    PRIMARY KEY (output, input)
+    PRIMARY KEY (output, file, input)
 );
 """
 

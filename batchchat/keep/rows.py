@@ -27,7 +27,7 @@ COLUMNS = {
     ),
     "media": ("path", "size_bytes", "mtime_ns", "digest", "mime_type", "checksum"),
     "settled": ("endpoint", "model", "fields", "checksum"),
-    "segments": ("output", "input", "first_row", "row_count", "checksum"),
+    "segments": ("output", "file", "input", "first_row", "row_count", "checksum"),
 }
 """The columns of each table, in the order of its rows; the checksum is the last."""
 

@@ -17,7 +17,7 @@ from batchchat.keep.carving import carve
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.keep.connection import connected, damaged, ended_by_damage, translated, version_of
 from batchchat.keep.cutoff import CUT_OFF, has_wal, lacks_answers
-from batchchat.keep.files import beside, complete_path, create, put_in_place, sync_folder
+from batchchat.keep.files import beside, complete_path, create, put_in_place, shrinking_mark, sync_folder
 from batchchat.keep.migrations import MIGRATIONS, migrate
 from batchchat.keep.older import is_older, older_rows
 from batchchat.keep.rows import COLUMNS
@@ -34,8 +34,7 @@ _SAVE = {
         " WHERE excluded.updated_at >= updated_at",
         # Any state of these is a place to start from; the last one that is met is most likely the newest.
         "settled": "UPDATE SET (fields, checksum) = (excluded.fields, excluded.checksum)",
-        "segments": "UPDATE SET (first_row, row_count, checksum) = (excluded.first_row, excluded.row_count,"
-        " excluded.checksum)",
+        "segments": "NOTHING",  # they are those of a file with a certain content, for ever
     }.items()
 }
 
@@ -98,7 +97,9 @@ def _search(path: Path) -> None:
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-    if path.stat().st_size > pages * page_bytes:  # no checkpoint shrinks: the WAL is that of a smaller one
+    if (
+        path.stat().st_size > pages * page_bytes and not shrinking_mark(path).exists()
+    ):  # the WAL is that of a smaller one
         raise damaged(path, "it is longer than its WAL says")
     if found != "ok" or (run and ended_by_damage(run.end_reason)):
         raise damaged(path, " ".join(found.split()))
@@ -137,6 +138,7 @@ def _save_rows(path: Path, new: Path, damage: CheckpointDamagedError) -> None:
     with connected(new, is_read_only=False) as connection, translated(new):
         connection.execute("PRAGMA journal_mode = OFF")  # a file that is not complete is thrown away
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         migrate(connection)
         connection.execute("BEGIN")
         for table, row in chain(carve(path), older_rows(path)):

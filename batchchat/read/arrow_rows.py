@@ -83,11 +83,11 @@ def _chunks(
 ) -> Iterator[Chunk]:
     names = list(columns) or schema.names()[:1]
     wanted = pl.Schema({name: schema[name] for name in names})
-    for file in files:
+    for number, file in enumerate(files):
         for frame in frames_of(file, names):
             selected = columns_of(frame, names)
             for part in split(_cast(selected, wanted)):
-                yield Chunk(part, part.height)
+                yield Chunk(part, part.height, file=number)
 
 
 def _cast(frame: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:

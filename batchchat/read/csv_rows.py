@@ -49,10 +49,10 @@ def csv_table(files: Sequence[Path]) -> Table:
 
 def _chunks(headers: dict[Path, list[str]], schema: pl.Schema, columns: Sequence[str]) -> Iterator[Chunk]:
     names = list(columns) or schema.names()[:1]
-    for file, header in headers.items():
+    for number, (file, header) in enumerate(headers.items()):
         for block in _blocks(file, header, names):
             for text in split(pl.DataFrame(block)):
-                yield Chunk(typed(text, schema), text.height, csv_text=text)
+                yield Chunk(typed(text, schema), text.height, csv_text=text, file=number)
 
 
 def _survey(headers: dict[Path, list[str]]) -> tuple[pl.Schema, int]:

@@ -46,9 +46,9 @@ def jsonl_table(files: Sequence[Path]) -> Table:
 def _chunks(
     files: Sequence[Path], shapes: Mapping[str, Shape], schema: pl.Schema, columns: Sequence[str]
 ) -> Iterator[Chunk]:
-    for file in files:
+    for number, file in enumerate(files):
         for rows in _parts(file):
-            yield Chunk(_frame(rows, shapes, schema, columns), len(rows), json_rows=rows)
+            yield Chunk(_frame(rows, shapes, schema, columns), len(rows), json_rows=rows, file=number)
 
 
 def _parts(file: Path) -> Iterator[list[dict[str, Any]]]:

@@ -7,12 +7,14 @@ dtypes are known, and whose every row was checked, before the first request. It 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import file_digest, sha256
 from itertools import compress
 from pathlib import Path
 
 import polars as pl
 
 from batchchat.errors import InputError
+from batchchat.read.byte_stream import reading
 from batchchat.read.condition import condition_error, first_line, row_condition
 from batchchat.read.location import input_files
 from batchchat.read.rows import Rows
@@ -34,11 +36,12 @@ class _Selection:
 class Source:
     """An input that was checked from the first row to the last.
 
-    `files` are the input files in reading order (none for a frame), `columns` the names in file order, `total_rows` the
-    number of rows after `where` and `limit`.
+    `files` are the input files in reading order (none for a frame), `format` is theirs (None for a frame), `columns`
+    the names in file order, `total_rows` the number of rows after `where` and `limit`.
     """
 
     files: tuple[Path, ...]
+    format: str | None
     columns: tuple[str, ...]
     schema: pl.Schema
     total_rows: int
@@ -62,6 +65,18 @@ class Source:
         """
         names = self._in_order(columns)
         return self._read(names, names if values_of is None else self._in_order(values_of))
+
+    def digest(self) -> bytes:
+        """Return what tells this input from any other: the files' content, `where` and `limit`; not the files' names.
+
+        Raises InputError when a file cannot be read, or the files are not what they were.
+        """
+        digest = sha256(repr((self._selection.where, self._selection.limit)).encode())
+        for file in self.files:
+            with reading(file, self.format or ""), file.open("rb") as stream:
+                digest.update(file_digest(stream, sha256).digest())
+        self._check_unchanged()
+        return digest.digest()
 
     def _in_order(self, columns: Collection[str] | None) -> list[str]:
         for name in columns or ():
@@ -106,7 +121,8 @@ def open_source(
     """
     files, found_format = input_files(path, format)
     versions = _versions(files)
-    return _source(_table(found_format, files), files, versions, where=where, limit=limit, id_column=id_column)
+    table = _table(found_format, files)
+    return _source(table, files, versions, found_format, where=where, limit=limit, id_column=id_column)
 
 
 def _table(found_format: str, files: tuple[Path, ...]) -> Table:
@@ -144,7 +160,7 @@ def frame_source(
         message = "the frame has no columns"
         raise InputError(message)
     table = Table(collected.schema, collected.height, partial(_frame_chunks, collected))
-    return _source(table, (), (), where=where, limit=limit, id_column=id_column)
+    return _source(table, (), (), None, where=where, limit=limit, id_column=id_column)
 
 
 def _frame_chunks(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -156,6 +172,7 @@ def _source(
     table: Table,
     files: tuple[Path, ...],
     versions: tuple[tuple[int, int], ...],
+    found_format: str | None,
     *,
     where: str | None,
     limit: int | None,
@@ -169,7 +186,9 @@ def _source(
     total_rows = table.total_rows if limit is None else min(limit, table.total_rows)
     if condition is not None:
         total_rows = sum(chunk.height for chunk, _ in _rows(table, selection, set()))
-    return Source(files, tuple(table.schema.names()), table.schema, total_rows, table, selection, versions)
+    return Source(
+        files, found_format, tuple(table.schema.names()), table.schema, total_rows, table, selection, versions
+    )
 
 
 def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tuple[Chunk, Sequence[int]]]:
@@ -212,7 +231,7 @@ def _batch(chunk: Chunk, rows: Rows, names: Sequence[str], *, is_narrowed: bool)
     if json_rows is not None and is_narrowed:
         wanted = set(names)
         json_rows = [{name: value for name, value in row.items() if name in wanted} for row in json_rows]
-    return Batch(frame, rows, csv_text, json_rows)
+    return Batch(frame, rows, csv_text, json_rows, chunk.file)
 
 
 def _check_column(name: str, schema: pl.Schema, what: str) -> None:

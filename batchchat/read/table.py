@@ -22,13 +22,14 @@ class Chunk:
     """Consecutive rows of at most CHUNK_ROWS rows and about CHUNK_BYTES, a single larger row excepted.
 
     `height` is the number of rows, which a frame without columns cannot tell. `csv_text` and `json_rows` are the same
-    rows as the file has them, for CSV and JSONL; None otherwise.
+    rows as the file has them, for CSV and JSONL; None otherwise. `file` is the place of their file among the files.
     """
 
     frame: pl.DataFrame
     height: int
     csv_text: pl.DataFrame | None = None
     json_rows: Sequence[Mapping[str, Any]] | None = None
+    file: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def selected(chunk: Chunk, mask: pl.Series) -> Chunk:
         int(is_kept.sum()),
         None if chunk.csv_text is None else chunk.csv_text.filter(is_kept),
         None if chunk.json_rows is None else [row for row, kept in zip(chunk.json_rows, is_kept, strict=True) if kept],
+        chunk.file,
     )
 
 
@@ -83,6 +85,7 @@ def part_of(chunk: Chunk, start: int, count: int) -> Chunk:
         min(count, chunk.height - start),
         None if chunk.csv_text is None else chunk.csv_text.slice(start, count),
         None if chunk.json_rows is None else chunk.json_rows[start : start + count],
+        chunk.file,
     )
 
 

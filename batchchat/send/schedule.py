@@ -195,8 +195,7 @@ class Schedule:
         elif entry is Entry.OVER:
             self.stop(LimitReachedError(*self._spending.end))
         elif isinstance(entry, Failure):
-            unpaid = self._backlog.take(now)
-            self._hand_over(unpaid, unpaid.unsent(entry))
+            self._hand_over(self._backlog.take(now), pending.unsent(entry))
             self._wake.set()
         return False
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -39,17 +39,17 @@ def check_output(path: Path, input_files: Collection[Path]) -> None:
 
     """
     format_of(path)
-    with _output_errors(path):
+    with output_errors(path):
         target = Path(os.path.realpath(path))
-        _check_folder(path, target.parent)
+        check_folder(path, target.parent)
         if target.exists() and not target.is_file():
             what = "a folder" if target.is_dir() else "not a regular file"
             raise OutputError(f"{path}: is {what}; name a file in output.path")
-        _check_is_no_input(path, input_files)
+        check_is_no_input(path, input_files)
         discard(open_replacement(path))
 
 
-def _check_folder(path: Path, folder: Path) -> None:
+def check_folder(path: Path, folder: Path) -> None:
     """Raise OutputError unless the output's folder is there."""
     if not folder.exists():
         command = f"mkdir -p {shlex.quote(str(folder))}"
@@ -58,7 +58,7 @@ def _check_folder(path: Path, folder: Path) -> None:
         raise OutputError(f"{path}: {folder} is not a folder; name another place in output.path")
 
 
-def _check_is_no_input(path: Path, input_files: Collection[Path]) -> None:
+def check_is_no_input(path: Path, input_files: Collection[Path]) -> None:
     """Raise OutputError if the output is an input file, through a link of either kind too."""
     for input_file in input_files:
         is_same_path = os.path.realpath(path) == os.path.realpath(input_file)
@@ -73,7 +73,7 @@ class Sink:
 
     Leaving the `with` block puts the whole file in its place; leaving it by an exception removes what was written and
     leaves the output as it was. `schema` is that of the input, so that no rows give the same columns as many. Same
-    rows, same bytes.
+    rows, same bytes. `put` does otherwise with the file, when it is whole.
 
     Raises:
         OutputError: the file cannot be written, or a column's dtype has no place in its format.
@@ -81,8 +81,11 @@ class Sink:
 
     """
 
-    def __init__(self, path: Path, plan: OutputPlan, schema: pl.Schema) -> None:
+    def __init__(
+        self, path: Path, plan: OutputPlan, schema: pl.Schema, put: Callable[[Replacement], None] = commit
+    ) -> None:
         self._path = path
+        self._put = put
         self._plan = plan
         self._schema = schema
 
@@ -90,7 +93,7 @@ class Sink:
         writer = format_of(self._path)
         empty = empty_output(self._plan, self._schema)
         _check_dtypes(self._path, empty.schema)
-        with _output_errors(self._path):
+        with output_errors(self._path):
             self._replacement = open_replacement(self._path)
             with _discarded_on_error(self._replacement):
                 self._writer = writer(self._replacement.file, self._plan, empty)
@@ -101,7 +104,7 @@ class Sink:
         if batch.frame.height != answers.height:
             message = f"{batch.frame.height} rows with {answers.height} answers"
             raise ValueError(message)
-        with _output_errors(self._path):
+        with output_errors(self._path):
             self._writer.write(batch, answers)
 
     def __exit__(
@@ -111,13 +114,13 @@ class Sink:
             self._writer.abandon()
             discard(self._replacement)
             return
-        with _output_errors(self._path), _discarded_on_error(self._replacement, self._writer):
+        with output_errors(self._path), _discarded_on_error(self._replacement, self._writer):
             self._writer.finish()
-            commit(self._replacement)
+            self._put(self._replacement)
 
 
 @contextlib.contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path) -> Iterator[None]:
     """Turn what the system and the file libraries raise into an error that names the path, and says what to do."""
     try:
         yield

@@ -1,0 +1,50 @@
+"""Old answers out of a job's checkpoint, and a sentence on what went."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from batchchat.jobfile import LoadedJob
+from batchchat.keep.files import exists
+from batchchat.keep.lock import locked
+from batchchat.keep.prune import Pruned, prune
+from batchchat.keep.salvage import open_whole
+
+
+def prune_job(loaded: LoadedJob, older_than_s: float) -> str:
+    """Remove the answers and failures that no run has made or used for that long; return what went, in words.
+
+    Raises:
+        CheckpointError: the checkpoint is locked by a live run, or cannot be used.
+    """
+    assert loaded.job.checkpoint.path is not None
+    path = Path(os.path.realpath(loaded.job.checkpoint.path))
+    if not exists(path):
+        return "there is no checkpoint yet; nothing was removed"
+    with ExitStack() as stack:
+        stack.enter_context(locked(path))
+        with open_whole(path) as checkpoint:
+            notes = checkpoint.notes
+        return "; ".join((*notes, _words(prune(path, older_than_s))))
+
+
+def _words(pruned: Pruned) -> str:
+    if pruned.reason:
+        return f"nothing was removed: {pruned.reason}"
+    went = f"{pruned.answers:,} answers and {pruned.failures:,} failures removed"
+    size = _size(pruned.freed_bytes)
+    if not pruned.freed_bytes or pruned.shrank:
+        return f"{went}; the checkpoint is {size} smaller"
+    return (
+        f"{went}; {size} are free for new answers in the checkpoint, which is of an older batchchat and cannot shrink"
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:,.0f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
