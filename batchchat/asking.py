@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from batchchat.deadline import in_words, seconds_until
-from batchchat.errors import STOPPING_SIGNALS, BatchchatError, InterruptedRunError, StorageError
+from batchchat.errors import STOPPING_SIGNALS, BatchchatError, CheckpointError, InterruptedRunError, StorageError
 from batchchat.interpreter import undisturbed
 from batchchat.job import Job, Limits
 from batchchat.keep.checkpoint import Checkpoint
@@ -132,6 +132,13 @@ class Asking:
         request = self._job.request
         model = None if request.model_varies else request.model
         return Costs(self._prices.of, model, is_free=self._job.endpoint.is_embedded)
+
+    @property
+    def limits_found(self) -> Settled:
+        """What is known of the endpoint by now; nothing where it cannot be read."""
+        with suppress(CheckpointError):
+            return self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
+        return Settled()
 
     def _pacing(self) -> Pacing:
         limits, before = self._job.limits, self._checkpoint.last_run()

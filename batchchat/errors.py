@@ -33,10 +33,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batchchat.records import RunSummary
+    from batchchat.runs import RunSummary
 
 EXIT_ANSWERED = 0
 EXIT_ROWS_FAILED = 1
+EXIT_INTERNAL = 70
 
 
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

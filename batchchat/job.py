@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -127,14 +128,19 @@ def _checked_base_url(url: str) -> str:
 
 
 def _checked_webhook(url: str) -> str:
-    """Return an absolute http(s) URL."""
+    """Return an absolute http(s) URL without a user and a password."""
     try:
         parts = urlsplit(url)
+        port = parts.port
     except ValueError as error:
-        message = f"not a URL ({error})"
+        message = "is not a URL"  # in whose words it might be told
         raise ValueError(message) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+    is_plain = url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_plain:
         message = "must be a whole URL that starts with https:// or http://"
+        raise ValueError(message)
+    if "@" in parts.netloc or "#" in url:
+        message = "must not carry a user, a password or a fragment"
         raise ValueError(message)
     return url
 
@@ -366,6 +372,11 @@ class Notify(Section):
     """Seconds for it to answer; that it does not never changes how the run ends."""
 
 
+def _with_url(value: Any) -> Any:
+    """Return a section for its short form, which is the URL alone."""
+    return {"url": value} if isinstance(value, str) else value
+
+
 class Job(Section):
     """One job: a table in, a request for each row, the table with its answers out."""
 
@@ -378,4 +389,4 @@ class Job(Section):
     request: Request
     limits: Limits = Limits()
     price: Price | None = None
-    notify: Notify | None = None
+    notify: Annotated[Notify, BeforeValidator(_with_url, json_schema_input_type=Notify | NonEmpty)] | None = None

@@ -93,7 +93,8 @@ def _text(path: KeyPath, found: list[ErrorDetails]) -> str:
 def _may_hold_a_key(path: KeyPath, value: Any) -> bool:
     """Whether a wrong value may be an API key that was put in the wrong place, and must not be printed."""
     is_url_with_more = path == ("endpoint", "base_url") and any(mark in str(value) for mark in "@?#")
-    return is_url_with_more or path in (("endpoint", "api_key_env"), ("endpoint", "api_key_file"))
+    secret = (("endpoint", "api_key_env"), ("endpoint", "api_key_file"), ("notify",), ("notify", "url"))
+    return is_url_with_more or path in secret
 
 
 def _allowed(details: ErrorDetails) -> str:

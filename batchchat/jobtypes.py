@@ -9,7 +9,13 @@ from datetime import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ByteSize, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
@@ -63,7 +69,7 @@ def duration_s(text: str) -> float:
     """
     seconds = _seconds(text)
     if not isinstance(seconds, float):
-        message = "must be a duration such as 90d, 12h or 1h30m"
+        message = f"{text!r} is no duration; write one such as 90s, 10m, 1h30m or 90d"
         raise ValueError(message)
     return seconds
 
@@ -79,10 +85,15 @@ Duration = Annotated[
 _TIME_OF_DAY = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 
 
+def time_of_day(text: str) -> time | None:
+    """Return the time of a text such as `06:30`; None for anything else."""
+    clock = _TIME_OF_DAY.fullmatch(text.strip())
+    return time(int(clock[1]), int(clock[2])) if clock else None
+
+
 def _seconds_or_time(value: Any) -> Any:
     """Return the seconds of a duration, or the time of day of a text such as `06:30`."""
-    clock = _TIME_OF_DAY.fullmatch(value.strip()) if isinstance(value, str) else None
-    return time(int(clock[1]), int(clock[2])) if clock else _seconds(value)
+    return (time_of_day(value) if isinstance(value, str) else None) or _seconds(value)
 
 
 Deadline = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from batchchat.apikey import api_key
 from batchchat.asking import StopSwitch
 from batchchat.errors import InterruptedRunError
 from batchchat.jobfile import LoadedJob, job_from_mapping, load_job
+from batchchat.runs import RunSummary
+from batchchat.runsummary import ended_object, notify
 from batchchat.write.collector import Collector
 
 if TYPE_CHECKING:
@@ -43,10 +46,19 @@ def run(
 
 
 def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, options: pipeline.RunOptions) -> pl.DataFrame:
-    plan = pipeline.prepare(loaded, frame)
-    collector = Collector(plan.output, plan.source.schema)
-    pipeline.run(plan, api_key(loaded), options, collector)
+    try:
+        plan = pipeline.prepare(loaded, frame)
+        collector = Collector(plan.output, plan.source.schema)
+        _notify(loaded, pipeline.run(plan, api_key(loaded), options, collector))
+    except BaseException as error:
+        _notify(loaded, error)
+        raise
     return collector.frame()
+
+
+def _notify(loaded: LoadedJob, ended: RunSummary | BaseException) -> None:
+    if problem := notify(loaded.job, ended_object(ended, loaded.job.name)):
+        logging.getLogger("batchchat").warning(problem)
 
 
 def _is_in_event_loop() -> bool:

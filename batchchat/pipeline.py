@@ -7,7 +7,6 @@ them here.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -39,10 +38,12 @@ from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, requi
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.read.location import folder_of
 from batchchat.read.source import Source, frame_source, open_source
-from batchchat.records import ChatRequest, Chunk, Failure, Progress, Row, RunSummary
+from batchchat.records import ChatRequest, Chunk, Failure, Progress, Row
+from batchchat.runs import RunSummary
+from batchchat.runsummary import begin
 from batchchat.send.redaction import without_keys
 from batchchat.send.structured import Structure
-from batchchat.show.progress import shown
+from batchchat.show.progress import LogFormat, shown
 from batchchat.spending import known_prices, require_max_tokens
 from batchchat.write.collector import Collector, FirstRows
 from batchchat.write.columns import OutputPlan, plan_output
@@ -82,11 +83,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run: `retries_errors` asks final failures again, all or of these kinds; `is_fresh` begins anew."""
+    """How to run: `retries_errors` asks final failures again, all or of these kinds; `is_fresh` begins anew.
+
+    `wait_lock_s` is how long another run of the checkpoint is waited for; progress is shown as `log_format` says.
+    `transport` is to be used.
+    """
 
     retries_errors: bool | Collection[str] = False
     is_fresh: bool = False
     is_quiet: bool = False
+    log_format: LogFormat = "text"
+    wait_lock_s: float = 0.0
     stop_switch: StopSwitch = field(default_factory=StopSwitch)
     transport: AsyncBaseTransport | None = None
 
@@ -97,17 +104,19 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
     Raises:
         BatchchatError: the run was stopped or could not start; once it has begun, the error carries its `summary`.
     """
-    started_at = time.monotonic()
     # What a program gives to be asked through is the only thing that is.
     prices = known_prices(plan.job, api_key if options.transport is None else None)
-    with opened(plan, is_fresh=options.is_fresh) as checkpoint, remembering(plan) as plan:
+    with (
+        opened(plan, is_fresh=options.is_fresh, wait_lock_s=options.wait_lock_s) as checkpoint,
+        remembering(plan) as plan,
+    ):
         check_before_asking(plan)
-        before = checkpoint.start_run(plan.source.total_rows)
+        beginning = begin(plan.job, plan.source.total_rows, checkpoint)
         asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
         try:
             with (
-                shown(plan.job.name, plan.source.total_rows, is_quiet=options.is_quiet) as observe,
+                shown(plan.job.name, plan.source.total_rows, options.log_format, is_quiet=options.is_quiet) as observe,
                 explained(plan.job.endpoint, api_key),
                 storage_errors(),
             ):
@@ -120,8 +129,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
             error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop
             with suppress(CheckpointError):  # it may be what stopped the run
                 checkpoint.end_run(_storable(error))
-            progress = _noted(asking.progress, checkpoint)
-            summary = _summary(plan, progress, before.lost_in_flight if before else 0, started_at)
+            summary = beginning.summary(_noted(asking.progress, checkpoint), asking.limits_found)
             error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None)
             error.is_resumable = True
             raise error from (stop if stop is not error else None)
@@ -130,11 +138,10 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
                 checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
             raise
         checkpoint.end_run("finished")
-        progress = _noted(asking.progress, checkpoint, notes)
-        lost = before.lost_in_flight if before else 0
+        summary = beginning.summary(_noted(asking.progress, checkpoint, notes), asking.limits_found)
         if plan.job.output.mode == "append":
             answers_gone = 0  # what the rows of earlier inputs use is in the file for good
-    return replace(_summary(plan, progress, lost, started_at), first_rows=first_rows.rows, answers_gone=answers_gone)
+    return replace(summary, first_rows=first_rows.rows, answers_gone=answers_gone)
 
 
 @contextmanager
@@ -167,20 +174,6 @@ def _columns_to_look_at(plan: Plan) -> list[str]:
     name = plan.job.input.id or plan.source.columns[0]
     asked = [column for column in plan.source.columns if column in (plan.prompt.template.columns or ())]
     return [name, *[column for column in asked if column != name][-1:]]
-
-
-def _summary(plan: Plan, progress: Progress, lost_in_flight: int, started_at: float) -> RunSummary:
-    return RunSummary(
-        job=plan.job.name,
-        outcome="finished",
-        reason=None,
-        progress=progress,
-        rows_total=plan.source.total_rows,
-        duration_s=time.monotonic() - started_at,
-        output=str(plan.job.output.path) if plan.job.output.path else None,
-        checkpoint=str(plan.checkpoint_path),
-        lost_in_flight=lost_in_flight,
-    )
 
 
 def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None, *, is_read_only: bool = False) -> Plan:
@@ -251,15 +244,17 @@ def _source(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None) -> Sou
 
 
 @contextmanager
-def opened(plan: Plan, *, is_fresh: bool = False) -> Iterator[Checkpoint]:
+def opened(plan: Plan, *, is_fresh: bool = False, wait_lock_s: float = 0.0) -> Iterator[Checkpoint]:
     """Open the job's checkpoint for this process alone; of one that is damaged, save what can be read.
+
+    A live run that has it is waited for, at most so long.
 
     Raises:
         CheckpointError: it is locked by a live run, no checkpoint, newer, or cannot be made.
     """
     with ExitStack() as stack:
         prepare_folder(plan.checkpoint_path)
-        stack.enter_context(locked(plan.checkpoint_path))
+        stack.enter_context(locked(plan.checkpoint_path, wait_lock_s))
         if is_fresh:
             set_aside(plan.checkpoint_path)
         yield stack.enter_context(open_whole(plan.checkpoint_path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,101 +299,3 @@ class Settled:
     tokens_per_minute: float | None = None
     bytes_per_token: float | None = None
     completion_tokens: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """One run as the checkpoint knows it; times are unix seconds, `ended_at` None for one that runs or was killed."""
-
-    run: int
-    started_at: float
-    updated_at: float
-    ended_at: float | None
-    end_reason: str | None
-    pid: int
-    host: str
-    rows_total: int
-    progress: Progress
-
-    @property
-    def run_id(self) -> str:
-        """What tells this run from any other: when it began, and its number."""
-        began = datetime.fromtimestamp(self.started_at, UTC)
-        return f"{began:%Y%m%dT%H%M%S}Z-{self.run}"
-
-    @property
-    def lost_in_flight(self) -> int:
-        """How many of its requests may have been billed without an answer, if it was killed."""
-        return self.progress.in_flight_bound if self.ended_at is None else 0
-
-
-@dataclass(frozen=True, slots=True)
-class FailureGroup:
-    """How many stored failures have the same kind and message, and the names of some of their rows."""
-
-    kind: str
-    message: str
-    count: int
-    rows: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """The newest run of a job (None: there was none), and what its checkpoint holds.
-
-    `state` is `running`, `finished`, `stopped` (it said why), `killed` (it could not) or `damaged` (the checkpoint is
-    not as it was written; the next run saves what can be).
-    """
-
-    job: str
-    checkpoint: str
-    state: str
-    run: RunRecord | None
-    answers_stored: int
-    failures: tuple[FailureGroup, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class JobTotals:
-    """What all runs of a checkpoint made together; fields as in `Progress`.
-
-    `possibly_billed` includes what was in flight as runs were killed.
-    """
-
-    runs: int = 0
-    requests_sent: int = 0
-    rate_limited: int = 0
-    possibly_billed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    cost_usd: float = 0.0
-    requests_unpriced: int = 0
-    held_usd: float = 0.0
-    held_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """How a run ended: `outcome` is `finished`, `refused`, `interrupted`, `stopped` or `failed`; `reason` says why.
-
-    `run_id` tells the run from any other. `totals` are those of all runs of the checkpoint, this one included.
-    `answers_gone` is how many answers of the last finished run's output no row of this one asks for any more.
-
-    `lost_in_flight` is how many requests of the run before, which was killed, may have been billed without an answer.
-    """
-
-    job: str
-    outcome: str
-    reason: str | None
-    progress: Progress
-    rows_total: int
-    duration_s: float
-    output: str | None
-    checkpoint: str
-    lost_in_flight: int = 0
-    run_id: str = ""
-    started_at: float = 0.0
-    totals: JobTotals = JobTotals()
-    answers_gone: int = 0
-    first_rows: Sequence[Mapping[str, Any]] = ()

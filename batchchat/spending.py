@@ -12,7 +12,8 @@ from batchchat.errors import JobError, Problem
 from batchchat.job import Job
 from batchchat.jobfile import LoadedJob
 from batchchat.prices import Prices
-from batchchat.records import Price, RunRecord
+from batchchat.records import Price
+from batchchat.runs import RunRecord
 from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget
 from batchchat.send.cost import PER_MILLION
 from batchchat.send.spending import Spending

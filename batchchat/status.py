@@ -11,7 +11,7 @@ from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.connection import ended_by_damage
 from batchchat.keep.lock import is_locked
 from batchchat.keep.salvage import salvaged_copy
-from batchchat.records import JobStatus, RunRecord
+from batchchat.runs import JobStatus, RunRecord
 
 FAILURE_GROUPS = 10
 

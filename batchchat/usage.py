@@ -18,6 +18,7 @@ Commands:
   export   Write the output of JOB from the answers that are there now.
   verify   Prove that the output of JOB is what its input and its checkpoint give.
   prune    Remove answers that no recent run of JOB made or used from its checkpoint.
+  schedule Print a crontab line, a systemd timer or a workflow that runs JOB every night.
   init     Write a commented starter job, and the small table that it reads beside it.
   schema   Print the job file's JSON Schema, for editors and validators.
   serve    Serve the embedded endpoint on 127.0.0.1 until stopped.

@@ -25,19 +25,8 @@ from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
 from batchchat.keep.files import prepare_folder, set_aside
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
 from batchchat.keep.rows import checksum
-from batchchat.records import (
-    Answer,
-    Completion,
-    FailedRow,
-    Failure,
-    FailureGroup,
-    Outcome,
-    Progress,
-    RunRecord,
-    Settled,
-    ToolCall,
-    Usage,
-)
+from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled, ToolCall, Usage
+from batchchat.runs import FailureGroup, RunRecord
 from tests.running import ROOT
 
 NOBODY = 65534

@@ -25,7 +25,8 @@ from batchchat.job import Checkpoint, Endpoint, Input, Job, Limits, Output, Requ
 from tests.running import BATCHCHAT, ROOT, batchchat
 
 COMMANDS = [
-    *("check", "estimate", "export", "init", "preview", "prune", "run", "schedule", "schema", "serve", "status", "verify")
+    *("check", "estimate", "export", "init", "preview", "prune", "run", "schedule", "schema", "serve", "status"),
+    "verify",
 ]
 HEAVY = ["polars", "pyarrow", "httpx", "pydantic", "jinja2", "orjson", "yaml", "starlette", "uvicorn"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -9,7 +9,18 @@ from pydantic import BaseModel, ValidationError
 
 from batchchat import errors
 from batchchat.errors import BatchchatError, InterruptedRunError, JobError, Problem, TemplateError
-from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
+from batchchat.job import (
+    PRESETS,
+    Checkpoint,
+    Endpoint,
+    Input,
+    Job,
+    Limits,
+    Notify,
+    Output,
+    Price,
+    Request,
+)
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 REQUEST = {"model": "m", "messages": MESSAGES}
@@ -56,7 +67,7 @@ def test_tree_in_the_docstring_is_the_tree() -> None:
 
 
 def test_exit_codes_are_the_contract() -> None:
-    """0 and 1 are no exceptions; 2, 3 and 4 belong to classes; every exception has a code above 1."""
+    """0 and 1 are no exceptions; 2 to 5 belong to classes; every exception has a code above 1."""
     assert (errors.EXIT_ANSWERED, errors.EXIT_ROWS_FAILED) == (0, 1)
     assert {name: value.exit_code for name, value in _classes().items()} == {
         "BatchchatError": 2,
@@ -73,6 +84,7 @@ def test_exit_codes_are_the_contract() -> None:
         "CheckpointNewerError": 3,
         "StorageError": 3,
         "EndpointRefusedError": 4,
+        "LimitReachedError": 5,
         "InterruptedRunError": 2,
     }
 
@@ -87,9 +99,10 @@ def test_interruption_carries_its_signals_code(number: int, name: str, code: int
 
 
 def test_outcomes_are_the_summarys_words() -> None:
-    """Refused and interrupted runs have their own word; everything else failed."""
+    """Refused, stopped and interrupted runs have their own word; everything else failed."""
     words = {name: value.outcome for name, value in _classes().items() if value.outcome != "failed"}
-    assert words == {"EndpointRefusedError": "refused", "InterruptedRunError": "interrupted"}
+    own = {"EndpointRefusedError": "refused", "LimitReachedError": "stopped", "InterruptedRunError": "interrupted"}
+    assert words == own
 
 
 def test_job_error_prints_a_line_a_problem() -> None:
@@ -130,7 +143,14 @@ def test_smallest_job_has_the_defaults() -> None:
         "max_outage": 3600.0,
         "in_flight_bytes": 256 * 2**20,
         "grace_s": 30.0,
+        "budget_usd": None,
+        "budget_tokens": None,
+        "budget_scope": "job",
+        "confirm_above_usd": None,
+        "deadline": None,
+        "max_error_rate": None,
     }
+    assert (job.price, job.notify, job.output.mode) == (None, None, "replace")
 
 
 @pytest.mark.parametrize(
@@ -219,8 +239,21 @@ def test_limits_out_of_bounds_are_refused(key: str, value: object, kind: str) ->
         (Output, {"pth": "x"}, ("pth", "extra_forbidden")),
         (Checkpoint, {"pth": "x"}, ("pth", "extra_forbidden")),
         (Endpoint, {"api_key": "sk-1"}, ("api_key", "extra_forbidden")),
-        (Limits, {"budget_usd": 5}, ("budget_usd", "extra_forbidden")),
-        (Job, {"request": REQUEST, "price": {}}, ("price", "extra_forbidden")),
+        (Limits, {"budget": 5}, ("budget", "extra_forbidden")),
+        (Limits, {"budget_usd": 0}, ("budget_usd", "greater_than")),
+        (Limits, {"budget_tokens": 0}, ("budget_tokens", "greater_than_equal")),
+        (Limits, {"budget_scope": "night"}, ("budget_scope", "literal_error")),
+        (Limits, {"confirm_above_usd": -1}, ("confirm_above_usd", "greater_than_equal")),
+        (Limits, {"max_error_rate": 2}, ("max_error_rate", "less_than_equal")),
+        (Output, {"mode": "add"}, ("mode", "literal_error")),
+        (Price, {"input": 1}, ("output", "missing")),
+        (Price, {"input": -1, "output": 1}, ("input", "greater_than_equal")),
+        (Notify, {"url": "hooks.example/x"}, ("url", "value_error")),
+        (Notify, {"url": "https://user:secret@hooks.example/x"}, ("url", "value_error")),
+        (Notify, {"url": "https://hooks.example:99999/x"}, ("url", "value_error")),
+        (Notify, {"url": "https://hooks.example/x", "timeout_s": 0}, ("timeout_s", "greater_than")),
+        (Job, {"request": REQUEST, "notify": "hooks.example/x"}, ("notify", "value_error")),
+        (Job, {"request": REQUEST, "prices": {}}, ("prices", "extra_forbidden")),
     ],
 )
 def test_bad_value_is_refused_once(model: type[BaseModel], values: dict[str, Any], expected: tuple[str, str]) -> None:

@@ -18,7 +18,7 @@ from batchchat.jobyaml import dotted
 from batchchat.prompt.template import compile_request
 
 REQUEST = "request:\n  model: m\n  messages:\n    - role: user\n      content: hi\n"
-TOP = "checkpoint, endpoint, input, limits, name, output, request"
+TOP = "checkpoint, endpoint, input, limits, name, notify, output, price, request"
 ENDPOINT = "allow_http, api_key_env, api_key_file, base_url, name, provider"
 LIMITS = ", ".join(sorted(Limits.model_fields))
 

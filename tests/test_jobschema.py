@@ -12,7 +12,7 @@ def test_schema_describes_every_key() -> None:
     assert schema["required"] == ["request"]
     assert schema["additionalProperties"] is False
     sections = schema["$defs"]
-    assert set(sections) == {"Input", "Output", "Checkpoint", "Endpoint", "Request", "Limits"}
+    assert set(sections) == {"Input", "Output", "Checkpoint", "Endpoint", "Request", "Limits", "Price", "Notify"}
     assert {name: part["additionalProperties"] for name, part in sections.items()} == {
         name: name == "Request" for name in sections
     }

@@ -18,7 +18,7 @@ PACKAGE = Path(batchchat.__file__).parent
 MAX_FILE_LINES = 400
 MAX_BODY_LINES = 60
 
-VALUES = {"batchchat.records", "batchchat.errors", "batchchat.crashpoint"}
+VALUES = {"batchchat.records", "batchchat.runs", "batchchat.errors", "batchchat.crashpoint"}
 COMMANDS = "batchchat.cli"
 FACADE = "batchchat"
 """`import batchchat` loads nothing of the package until `run` is called: anyone may ask it for the version."""
@@ -27,7 +27,7 @@ DOORS = {
     "polars": r"batchchat\.(read|write)\..*",
     "pyarrow": r"batchchat\.(read|write)\..*",
     "genai_prices": r"batchchat\.prices",
-    "httpx": r"batchchat\.send\.(transport|connections|pricelist)",
+    "httpx": r"batchchat\.send\.(transport|connections|pricelist|webhook)",
     "pycurl": r"batchchat\.send\.(connections|sockets)",
     "certifi": r"batchchat\.send\.connections",
     "sqlite3": r"batchchat\.keep\..*",

@@ -19,19 +19,8 @@ from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.connection import connected
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from batchchat.keep.rows import COLUMNS, failure_row, is_whole, run_row
-from batchchat.records import (
-    Answer,
-    Completion,
-    FailedRow,
-    Failure,
-    FailureGroup,
-    Outcome,
-    Progress,
-    RunRecord,
-    Settled,
-    ToolCall,
-    Usage,
-)
+from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled, ToolCall, Usage
+from batchchat.runs import FailureGroup, RunRecord
 from tests.running import ROOT
 
 # What a released version has made is on people's disks: a new column is a new step, not a change of an old one.

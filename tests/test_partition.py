@@ -11,7 +11,7 @@ import batchchat
 from batchchat import pipeline
 from batchchat.errors import JobError, OutputError
 from batchchat.jobfile import load_job
-from batchchat.records import RunSummary
+from batchchat.runs import RunSummary
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import batchchat as command

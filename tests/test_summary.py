@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,8 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.errors import CheckpointError, EndpointRefusedError, InterruptedRunError, JobError, Problem
-from batchchat.records import FailureGroup, JobStatus, Progress, RunRecord, RunSummary
+from batchchat.errors import (
+    BatchchatError,
+    CheckpointError,
+    EndpointRefusedError,
+    InterruptedRunError,
+    JobError,
+    LimitReachedError,
+    Problem,
+    StopSignal,
+)
+from batchchat.records import Progress, Settled
+from batchchat.runs import FailureGroup, JobStatus, JobTotals, RunRecord, RunSummary
+from batchchat.runsummary import ended_object
 from batchchat.show import status as show_status
 from batchchat.show import summary as show_summary
 
@@ -30,7 +42,11 @@ PROGRESS = Progress(
     concurrency=64,
     prompt_tokens=9_000,
     completion_tokens=1_000,
+    cached_tokens=500,
+    cost_usd=0.0123,
+    rows_failed_before=4,
 )
+TOTALS = JobTotals(runs=3, requests_sent=1_215, prompt_tokens=50_000, completion_tokens=10_000, cost_usd=1.5)
 SUMMARY = RunSummary(
     job="triage",
     outcome="finished",
@@ -41,6 +57,11 @@ SUMMARY = RunSummary(
     output="out/tickets.parquet",
     checkpoint="jobs/.batchchat/triage.sqlite",
     lost_in_flight=8,
+    run_id="20231114T221320Z-3",
+    started_at=1_700_000_000.0,
+    limits=Settled(64, 600.0, None, 4.2, 80.0),
+    totals=TOTALS,
+    answers_gone=7,
     first_rows=[{"id": 1}],
 )
 RUN = RunRecord(3, 1_700_000_000.0, 1_700_000_060.0, None, None, 4711, "host", 1_300, PROGRESS)
@@ -59,12 +80,13 @@ def test_summary_of_a_quiet_run_is_two_lines() -> None:
 
 def test_summary_notes_whatever_was_unusual() -> None:
     """Reused answers, rate limits, unknown outcomes and what a killed run lost have a line each."""
+    kept = "196 asked, 1,000 reused, 4 had failed before, 7 gone"
     assert show_summary.as_text(SUMMARY).splitlines() == [
-        "triage: 1,200 rows: 1,190 answered, 10 failed · 215 requests, 10,000 tokens · 3 min 20 s",
-        "1,000 rows had their answer already",
+        f"triage: 1,200 rows: 1,190 answered, 10 failed · {kept} · 215 requests, 10,000 tokens, $0.0123 · 3 min 20 s",
         "12 requests were turned away by a rate limit and sent again",
         "3 requests had an unknown outcome; they may have been billed and asked again",
         "the run before was killed: up to 8 requests in flight may be billed twice",
+        "all 3 runs of this checkpoint: 1,215 requests, 60,000 tokens, $1.50",
         "output: out/tickets.parquet",
     ]
 
@@ -79,7 +101,8 @@ def test_summary_says_what_kept_the_run_from_going_faster() -> None:
 def test_summary_of_a_stopped_run_counts_the_unasked() -> None:
     """Rows that were neither answered nor given up are said to be not yet asked, and no output is named."""
     stopped = replace(SUMMARY, rows_total=5_000, output=None, progress=Progress(rows_answered=1, rows_failed=2))
-    assert show_summary.as_text(replace(stopped, lost_in_flight=0)) == (
+    stopped = replace(stopped, lost_in_flight=0, totals=JobTotals(runs=1), answers_gone=0)
+    assert show_summary.as_text(stopped) == (
         "triage: 5,000 rows: 1 answered, 2 failed, 4,997 not yet asked · 0 requests, 0 tokens · 3 min 20 s"
     )
 
@@ -87,29 +110,97 @@ def test_summary_of_a_stopped_run_counts_the_unasked() -> None:
 def test_summary_object_has_exactly_these_keys() -> None:
     """Scripts read these keys: none is renamed or removed; what only the program needs is not among them."""
     assert show_summary.as_object(SUMMARY, 1) == {
+        "version": 1,
         "job": "triage",
+        "run_id": "20231114T221320Z-3",
         "outcome": "finished",
         "reason": None,
-        "rows_total": 1_200,
+        "exit_code": 1,
+        "started_at": "2023-11-14T22:13:20.000Z",
+        "ended_at": "2023-11-14T22:16:40.000Z",
         "duration_s": 200.0,
-        "output": "out/tickets.parquet",
-        "checkpoint": "jobs/.batchchat/triage.sqlite",
-        "lost_in_flight": 8,
+        "rows_total": 1_200,
         "rows_read": 1_200,
         "rows_answered": 1_190,
         "rows_reused": 1_000,
         "rows_failed": 10,
+        "rows_failed_before": 4,
+        "rows_asked": 196,
+        "rows_unasked": 0,
+        "answers_gone": 7,
         "requests_sent": 215,
         "rate_limited": 12,
-        "notes": (),
         "possibly_billed": 3,
+        "lost_in_flight": 8,
         "prompt_tokens": 9_000,
         "completion_tokens": 1_000,
+        "cached_tokens": 500,
+        "cost_usd": 0.0123,
+        "requests_unpriced": 0,
+        "held_usd": 0.0,
+        "held_tokens": 0,
+        "rows_per_s": 0.98,
+        "requests_per_s": 1.075,
+        "tokens_per_minute": 3_000.0,
+        "limits": {"concurrency": 64, "requests_per_minute": 600.0, "tokens_per_minute": None},
         "bound_by": "",
         "bound": "",
-        "rows_unasked": 0,
-        "exit_code": 1,
+        "notes": (),
+        "output": "out/tickets.parquet",
+        "checkpoint": "jobs/.batchchat/triage.sqlite",
+        "totals": {
+            "runs": 3,
+            "requests_sent": 1_215,
+            "rate_limited": 0,
+            "possibly_billed": 0,
+            "prompt_tokens": 50_000,
+            "completion_tokens": 10_000,
+            "cached_tokens": 0,
+            "cost_usd": 1.5,
+            "requests_unpriced": 0,
+            "held_usd": 0.0,
+            "held_tokens": 0,
+        },
     }
+
+
+TYPES = {"int": int, "float": float, "string": str, "object": dict, "list": tuple}
+
+
+def test_every_key_of_the_object_is_documented_with_its_type() -> None:
+    """The list of keys in the documentation is that of the object, each with the type it has."""
+    found = show_summary.as_object(replace(SUMMARY, reason="no credits"), 4)
+    documentation = show_summary.as_object.__doc__ or ""
+    documented = dict(re.findall(r"^ {8}(\w+) +(int|float|string|object|list) ", documentation, re.MULTILINE))
+    assert set(documented) == set(found)
+    assert {key: TYPES[kind] for key, kind in documented.items()} == {key: type(value) for key, value in found.items()}
+    assert set(re.findall(r"`(\w+)`", documentation.partition("totals ")[2])) == set(found["totals"])
+
+
+def test_cost_without_a_known_price_is_null() -> None:
+    """What nobody knows is not 0; where some prices are known, the count of the others stands beside their sum."""
+    unpriced = replace(PROGRESS, cost_usd=0.0, requests_unpriced=5)
+    totals = replace(TOTALS, requests_unpriced=5)
+    found = show_summary.as_object(replace(SUMMARY, progress=unpriced, totals=totals), 0)
+    assert (found["cost_usd"], found["requests_unpriced"]) == (None, 5)
+    assert (found["totals"]["cost_usd"], found["totals"]["requests_unpriced"]) == (1.5, 5)
+    assert show_summary.as_object(replace(SUMMARY, progress=Progress()), 0)["cost_usd"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [
+        (0.0, ""),
+        (0.00001, ", less than $0.0001"),
+        (0.0123, ", $0.0123"),
+        (0.99996, ", $1.0000"),
+        (1234.5, ", $1,234.50"),
+    ],
+)
+def test_dollars_are_written_as_people_read_them(usd: float, said: str) -> None:
+    """Cents and less have four decimals, dollars two; what cost nothing, or has no price, is not mentioned."""
+    text = show_summary.headline(replace(SUMMARY, progress=replace(PROGRESS, cost_usd=usd)))
+    assert f" tokens{said} · " in text
 
 
 def test_summary_object_does_not_change_the_summary() -> None:
@@ -120,30 +211,49 @@ def test_summary_object_does_not_change_the_summary() -> None:
 
 
 def test_error_before_the_run_has_only_its_reason() -> None:
-    """A job that could not begin has an outcome, a reason and an exit code."""
-    assert show_summary.failed_object(JobError([Problem("job.yaml:3", "limits.concurrency", "is 0")])) == {
+    """A job that could not begin has an outcome, a reason and an exit code, and the time, as in a log of nights."""
+    found = ended_object(JobError([Problem("job.yaml:3", "limits.concurrency", "is 0")]), None)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("ended_at"))
+    assert found == {
+        "version": 1,
+        "job": None,
         "outcome": "failed",
         "reason": "job.yaml:3: limits.concurrency: is 0",
         "exit_code": 2,
     }
-    assert show_summary.failed_object(CheckpointError("locked"))["exit_code"] == 3
+    assert found.keys() < show_summary.as_object(SUMMARY, 0).keys()
+    assert ended_object(CheckpointError("locked"), "triage")["exit_code"] == 3
 
 
 @pytest.mark.parametrize(
     ("error", "outcome", "exit_code"),
     [
         (EndpointRefusedError("no credits"), "refused", 4),
+        (LimitReachedError("budget_usd", "the budget is spent"), "stopped", 5),
         (InterruptedRunError(15), "interrupted", 143),
     ],
 )
-def test_error_in_the_run_has_the_whole_summary(
-    error: EndpointRefusedError | InterruptedRunError, outcome: str, exit_code: int
-) -> None:
+def test_error_in_the_run_has_the_whole_summary(error: BatchchatError, outcome: str, exit_code: int) -> None:
     """A run that an error ended has the same keys as one that finished, with the error's outcome and exit code."""
     error.summary = replace(SUMMARY, outcome=outcome, reason=str(error), output=None)
-    found = show_summary.failed_object(error)
+    found = ended_object(error, "triage")
     assert found.keys() == show_summary.as_object(SUMMARY, 0).keys()
     assert (found["outcome"], found["reason"], found["exit_code"]) == (outcome, str(error), exit_code)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (StopSignal(15), ("interrupted", "stopped by SIGTERM", 143)),
+        (KeyboardInterrupt(), ("interrupted", "stopped by SIGINT", 130)),
+        (ValueError("a bug with sk-proj-abcdefghijklmnopqrstuvwx123456"), ("failed", "ValueError: a bug with ", 70)),
+    ],
+)
+def test_whatever_else_ends_a_run_has_its_object_too(error: BaseException, expected: tuple[str, str, int]) -> None:
+    """A signal before the run began, and even a bug, end in an object, without what looks like a key."""
+    found = ended_object(error, "triage")
+    assert (found["outcome"], found["reason"][: len(expected[1])], found["exit_code"]) == expected
+    assert "abcdefghijklmnop" not in found["reason"]
 
 
 def test_table_has_cut_aligned_cells() -> None:

@@ -4,7 +4,7 @@ Standard output is for data, everything else goes to standard error. Heavy modul
 need them, so that `--help` and typing errors answer at once.
 """
 
-from batchchat.cli import keeping, looking, run, starting
+from batchchat.cli import keeping, looking, run, scheduling, starting
 from batchchat.cli.group import main
 
-__all__ = ["keeping", "looking", "main", "run", "starting"]
+__all__ = ["keeping", "looking", "main", "run", "scheduling", "starting"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +13,16 @@ from batchchat.errors import OutputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+LOG_FORMAT = "batchchat.log_format"
+"""Where the context of a command keeps how it logs."""
+
 
 def print_object(value: Any, *, indent: bool = False) -> None:
     """Write a value to standard output as JSON, on one line unless `indent` is set."""
-    import orjson
-
+    from batchchat.show.jsontext import json_text
     from batchchat.show.printable import printable, shortened
 
-    try:
-        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
-    except TypeError:  # a path that is not UTF-8, which escapes alone can say
-        text = json.dumps(value, indent=2 if indent else None, default=str)
+    text = json_text(value, indent=indent)
     print_text(printable(shortened(text)) if sys.stdout is not None and sys.stdout.isatty() else text)
 
 
@@ -39,12 +37,28 @@ def print_text(text: str) -> None:
         raise OutputError(message) from error
 
 
-def say(text: str) -> None:
-    """Write to standard error; one that is full or gone must not change how a run ends."""
+def log_as(log_format: str) -> None:
+    """Say everything from here on as `text`, or as lines of `json`, one object each."""
+    click.get_current_context().meta[LOG_FORMAT] = log_format
+
+
+def logs_json() -> bool:
+    """Whether what is said is for machines."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(LOG_FORMAT) == "json"
+
+
+def say(text: str, *, level: str = "info", event: str = "message", **fields: Any) -> None:
+    """Write to standard error; one that is full or gone must not change how a run ends.
+
+    `level`, `event` and its `fields` are for a structured log.
+    """
+    from batchchat.show.logline import log_line
     from batchchat.show.printable import printable
 
+    line = log_line(level, event, text, **fields) if logs_json() else printable(text)
     with contextlib.suppress(OSError):
-        click.echo(printable(text), err=True)
+        click.echo(line.encode("utf-8", "replace") if logs_json() else line, err=True)
 
 
 def say_line(text: str) -> None:
@@ -54,10 +68,14 @@ def say_line(text: str) -> None:
     say(on_one_line(text))
 
 
-def complain(text: str, problems: Sequence[object] = ()) -> None:
+def complain(text: str, problems: Sequence[object] = (), *, level: str = "error", **fields: Any) -> None:
     """Write what is wrong: each problem on its line, or a text of which only the first line is not indented."""
     from batchchat.show.printable import indented, on_one_line
 
+    if logs_json():
+        for words in problems or [text]:
+            say(str(words), level=level, event=level, **fields)
+        return
     lines = "\n".join(on_one_line(str(problem)) for problem in problems) or indented(text)
     say(f"batchchat: {lines}")
 

@@ -9,11 +9,10 @@ from typing import Any
 import click
 
 from batchchat import __version__
-from batchchat.cli.console import complain, harmless, keyless, say
-from batchchat.errors import BatchchatError, JobError, StopSignal
+from batchchat.cli.console import complain, harmless, keyless, logs_json, say
+from batchchat.errors import EXIT_INTERNAL, BatchchatError, JobError, StopSignal
 from batchchat.usage import USAGE
 
-EXIT_INTERNAL = 70
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 DEBUG_VARIABLE = "BATCHCHAT_DEBUG"
 
@@ -30,16 +29,21 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BatchchatError as error:
-            complain(str(error), error.problems if isinstance(error, JobError) else ())
-            if error.is_resumable:
+            problems = error.problems if isinstance(error, JobError) else ()
+            complain(str(error), problems, exit_code=error.exit_code, is_resumable=error.is_resumable)
+            if error.is_resumable and not logs_json():
                 say("Everything answered so far is kept; run the same command to go on.")
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, StopSignal) as stop:
-            complain("interrupted")
-            ctx.exit(128 + stop.number if isinstance(stop, StopSignal) else EXIT_SIGINT)
+            exit_code = 128 + stop.number if isinstance(stop, StopSignal) else EXIT_SIGINT
+            complain("interrupted", exit_code=exit_code)
+            ctx.exit(exit_code)
         except click.exceptions.NoArgsIsHelpError:
             raise
         except click.UsageError as error:
+            if logs_json():
+                complain(harmless(error.format_message()), exit_code=error.exit_code)
+                ctx.exit(error.exit_code)
             raise click.UsageError(harmless(error.format_message()), error.ctx) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
@@ -47,7 +51,8 @@ class Commands(click.Group):
             if os.environ.get(DEBUG_VARIABLE):
                 say(keyless("".join(traceback.format_exception(error))))
             words = harmless(f"{type(error).__name__}: {error}")
-            complain(f"internal error: {words}. This is a bug; {DEBUG_VARIABLE}=1 shows where")
+            hint = f"internal error: {words}. This is a bug; {DEBUG_VARIABLE}=1 shows where"
+            complain(hint, exit_code=EXIT_INTERNAL)
             ctx.exit(EXIT_INTERNAL)
 
 

@@ -86,21 +86,22 @@ def verify(
 
 @main.command()
 @options.job
-@click.option("--older-than", "age", metavar="DURATION", required=True, help="Such as 90d.")
+@click.option(
+    "--older-than",
+    "older_than_s",
+    metavar="DURATION",
+    required=True,
+    callback=options.as_seconds,
+    help="Such as 90d.",
+)
 @options.setting
-def prune(job: Path, age: str, settings: tuple[str, ...]) -> None:
+def prune(job: Path, older_than_s: float, settings: tuple[str, ...]) -> None:
     """Remove the answers from JOB's checkpoint that no run of the last 90d (or so) made or used.
 
     What the output of the newest finished run has always stays.
     """
-    from batchchat.jobtypes import duration_s
     from batchchat.pruning import prune_job
 
     let_signals_raise()
-    try:
-        older_than_s = duration_s(age)
-    except ValueError as error:
-        message = f"{age!r} {error}"
-        raise click.BadParameter(message, param_hint="--older-than") from error
     loaded = load(job, settings, None, None, None)
     say_line(f"{loaded.job.name}: {prune_job(loaded, older_than_s)}")

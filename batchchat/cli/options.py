@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchchat.cli.console import log_as
 from batchchat.errors import JobError, Problem
 
 if TYPE_CHECKING:
@@ -23,6 +24,38 @@ endpoint = click.option(
 output = click.option("--output", type=click.Path(), help="Replace output.path.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Read at most this many rows.")
 json = click.option("--json", "is_json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+def as_seconds(_: click.Context, __: click.Parameter, text: str | None) -> float:
+    """Return the seconds of an option that is a duration; 0 where it is not given."""
+    from batchchat.jobtypes import duration_s
+
+    try:
+        return 0.0 if text is None else duration_s(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _logging(_: click.Context, __: click.Parameter, log_format: str) -> str:
+    log_as(log_format)
+    return log_format
+
+
+wait_lock = click.option(
+    "--wait-lock",
+    "wait_lock_s",
+    metavar="DURATION",
+    callback=as_seconds,
+    help="Wait so long, such as 10m, for another run of the job to end.",
+)
+log_format = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    is_eager=True,
+    callback=_logging,
+    help="json: standard error is one JSON object a line.",
+)
 
 
 def load(

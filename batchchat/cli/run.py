@@ -6,18 +6,25 @@ import contextlib
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchchat.cli import options
 from batchchat.cli.confirming import confirm
-from batchchat.cli.console import print_object, say
+from batchchat.cli.console import complain, logs_json, print_object, say, say_line
 from batchchat.cli.group import main
 from batchchat.cli.options import load, require_output
 from batchchat.cli.process import let_signals_raise, raise_file_limit
 from batchchat.cli.retrying import RetryingCommand, kinds_to_retry
-from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED, BatchchatError, OutputError
+from batchchat.errors import BatchchatError, OutputError
 from batchchat.interpreter import importing
+
+if TYPE_CHECKING:
+    from batchchat.jobfile import LoadedJob
+    from batchchat.pipeline import Plan, RunOptions
+    from batchchat.runs import RunSummary
+    from batchchat.show.progress import LogFormat
 
 
 @main.command(cls=RetryingCommand)
@@ -34,7 +41,9 @@ from batchchat.interpreter import importing
     help="Ask rows again that failed for good: all of them, or those of these kinds.",
 )
 @click.option("--fresh", is_flag=True, help="Set the old answers aside and ask everything again.")
+@options.wait_lock
 @options.json
+@options.log_format
 @click.option("--quiet", is_flag=True, help="No progress, no summary; errors only.")
 def run(
     job: Path,
@@ -44,38 +53,68 @@ def run(
     settings: tuple[str, ...],
     retried: tuple[str, ...],
     fresh: bool,
+    wait_lock_s: float,
     is_json: bool,
+    log_format: LogFormat,
     quiet: bool,
 ) -> None:
     """Run or resume JOB: ask every row that has no answer, then write the output."""
     with importing():
         from batchchat import pipeline
         from batchchat.apikey import api_key
-        from batchchat.show import summary as show
 
     raise_file_limit()
     let_signals_raise()
-    options = pipeline.RunOptions(kinds_to_retry(retried), fresh, is_quiet=quiet)
+    options = pipeline.RunOptions(kinds_to_retry(retried), fresh, quiet, log_format, wait_lock_s)
+    loaded: LoadedJob | None = None
     try:
         loaded = load(job, settings, endpoint, output, limit)
         require_output(loaded)
         plan = pipeline.prepare(loaded)
         key = api_key(loaded)
         confirm(plan, key, options)
+        _say_what_is_waited_for(plan, options)
         summary = pipeline.run(plan, key, options)
-    except BatchchatError as error:
-        if is_json:
-            with contextlib.suppress(BrokenPipeError, OutputError):  # the run's own exit code says more
-                print_object(show.failed_object(error))
-        elif error.summary is not None and not quiet:
-            say(show.as_text(error.summary))
+    except (SystemExit, click.exceptions.Exit, click.Abort):
         raise
-    exit_code = EXIT_ROWS_FAILED if summary.progress.rows_failed else EXIT_ANSWERED
-    if is_json:
-        print_object(show.as_object(summary, exit_code))
-    elif not quiet:
+    except BaseException as error:
+        with contextlib.suppress(BrokenPipeError, OutputError):  # the run's own exit code says more
+            _tell(error, loaded, is_json=is_json, is_quiet=quiet)
+        raise
+    sys.exit(_tell(summary, loaded, is_json=is_json, is_quiet=quiet))
+
+
+def _say_what_is_waited_for(plan: Plan, options: RunOptions) -> None:
+    from batchchat.keep.lock import is_locked
+
+    if options.wait_lock_s and not options.is_quiet and is_locked(plan.checkpoint_path):
+        say_line(f"{plan.checkpoint_path} is in use by a live run; waiting for its end")
+
+
+def _tell(ended: RunSummary | BaseException, loaded: LoadedJob | None, *, is_json: bool, is_quiet: bool) -> int:
+    """Tell how a run ended, to everybody who wants to know; return the exit code."""
+    from batchchat.runsummary import ended_object, notify
+
+    found = ended_object(ended, loaded.job.name if loaded else None)
+    summary = ended.summary if isinstance(ended, BatchchatError) else ended
+    if not is_quiet and not isinstance(summary, BaseException | None):
+        _say_summary(summary, found, is_json=is_json)
+    try:
+        if is_json:
+            print_object(found)
+    finally:
+        if loaded and (problem := notify(loaded.job, found)):
+            complain(problem, level="warning")
+    return int(found["exit_code"])
+
+
+def _say_summary(summary: RunSummary, found: dict[str, Any], *, is_json: bool) -> None:
+    from batchchat.show import summary as show
+
+    if logs_json():
+        level = "error" if summary.reason else "warning" if found["exit_code"] else "info"
+        say(show.headline(summary), level=level, event="end", summary=found)
+    elif not is_json:
         say(show.as_text(summary))
-        width = shutil.get_terminal_size((120, 24)).columns
         if summary.first_rows:
-            say(f"\n{show.table(summary.first_rows, width)}")
-    sys.exit(exit_code)
+            say(f"\n{show.table(summary.first_rows, shutil.get_terminal_size((120, 24)).columns)}")

@@ -12,8 +12,8 @@ import time
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, reduce
 from heapq import nsmallest
 from itertools import chain, groupby
 from pathlib import Path
@@ -40,7 +40,8 @@ from batchchat.keep.rows import (
     unpacked,
 )
 from batchchat.keep.uses import KINDS, Uses
-from batchchat.records import Answer, FailedRow, FailureGroup, JobTotals, Outcome, Progress, RunRecord, Settled
+from batchchat.records import Answer, FailedRow, Outcome, Progress, Settled
+from batchchat.runs import FailureGroup, JobTotals, RunRecord
 
 OUTSIDE_RUNS = 0
 """The run of what no run asked."""
@@ -65,8 +66,6 @@ _STANDING_FAILURES = (
 )
 EXAMPLE_ROWS = 5
 """Rows that are named of each group of failures."""
-
-_SUMMED = [one.name for one in fields(JobTotals) if one.name != "runs"]
 
 _LAST_FINISHED = "SELECT max(run) FROM runs WHERE end_reason = 'finished'"
 
@@ -259,8 +258,8 @@ class Checkpoint:
             return [run_of(row) for row in rows if is_whole("runs", row)]
 
     def totals(self) -> JobTotals:
-        """Return what all runs made together, up to the newest commit."""
-        return totals_of(self.runs())
+        """Return what all runs that can be read made together; those that were killed lost what was in flight."""
+        return reduce(lambda sums, run: sums.plus(run.progress, run.lost_in_flight), self.runs(), JobTotals())
 
     def answer_count(self) -> int:
         """Return the number of answers stored, of this and earlier forms of the job."""
@@ -313,13 +312,6 @@ def _group(kind: str, message: str, rows: Iterator[Sequence[Any]]) -> FailureGro
 
 def _most_frequent(group: FailureGroup) -> tuple[int, str, str]:
     return -group.count, group.kind, group.message
-
-
-def totals_of(runs: Sequence[RunRecord]) -> JobTotals:
-    """Return the sums of runs; the newest may go on, each before it that did not end was killed."""
-    sums = {name: sum(getattr(run.progress, name) for run in runs) for name in _SUMMED}
-    sums["possibly_billed"] += sum(run.lost_in_flight for run in runs[:-1])
-    return JobTotals(runs=len(runs), **sums)
 
 
 @cache

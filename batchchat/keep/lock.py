@@ -12,8 +12,9 @@ from batchchat.crashpoint import crash_point
 from batchchat.errors import CheckpointError, CheckpointLockedError, remedy
 
 MODE = 0o600
-TRIES = 5
-TRY_AGAIN_S = 0.02
+PATIENCE_S = 0.1
+"""How long a lock is tried for in any case: `is_locked` in another process may have it, for an instant."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 
 
 def lock_path(checkpoint: Path) -> Path:
@@ -22,8 +23,8 @@ def lock_path(checkpoint: Path) -> Path:
 
 
 @contextmanager
-def locked(checkpoint: Path) -> Iterator[None]:
-    """Hold the checkpoint's lock.
+def locked(checkpoint: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the checkpoint's lock; a live process that has it is waited for, at most `wait_s`.
 
     Raises:
         CheckpointLockedError: a live process holds it; the message names its process id and host.
@@ -39,7 +40,7 @@ def locked(checkpoint: Path) -> Iterator[None]:
         with suppress(OSError):  # a lock file of another user; the umask may have taken our own rights
             os.fchmod(descriptor, MODE)
         crash_point("before-lock")
-        _take(descriptor, checkpoint)
+        _take(descriptor, checkpoint, wait_s)
         with suppress(OSError):  # a full disk: the lock holds, only its owner is not named
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -49,18 +50,24 @@ def locked(checkpoint: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(descriptor: int, checkpoint: Path) -> None:
+def _take(descriptor: int, checkpoint: Path, wait_s: float) -> None:
+    """Take the lock. A longer wait is not the system's, which only a signal could end in time: those are the run's."""
+    give_up_at, pause_s = time.monotonic() + max(wait_s, PATIENCE_S), SHORTEST_PAUSE_S
     try:
-        for _ in range(TRIES):
-            if _try(descriptor):
-                return
-            time.sleep(TRY_AGAIN_S)  # `is_locked` in another process may have had it, for an instant
+        while not _try(descriptor):
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0:
+                raise _in_use(descriptor, checkpoint)
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     except OSError as error:
         message = f"{checkpoint}: its lock cannot be taken on this file system: {error.strerror}"
         raise CheckpointError(message) from error
+
+
+def _in_use(descriptor: int, checkpoint: Path) -> CheckpointLockedError:
     owner = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-    message = f"{checkpoint} is in use by a live run ({owner}); wait for it to end, or stop it"
-    raise CheckpointLockedError(message)
+    return CheckpointLockedError(f"{checkpoint} is in use by a live run ({owner}); wait for it to end, or stop it")
 
 
 def _try(descriptor: int) -> bool:

@@ -14,7 +14,7 @@ from batchchat.keep.connection import connected, damaged, translated
 from batchchat.keep.files import FILE_MODE, shrinking_mark, sync_folder
 from batchchat.keep.rows import COLUMNS, is_whole, run_of
 from batchchat.keep.uses import KINDS, UNREADABLE, is_marked, marks_of
-from batchchat.records import RunRecord
+from batchchat.runs import RunRecord
 
 GROUP = 4096
 """Rows that are looked at, and removed, in one transaction."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import orjson
 
-from batchchat.records import Answer, Completion, FailedRow, Failure, Progress, RunRecord, Settled, ToolCall, Usage
+from batchchat.records import Answer, Completion, FailedRow, Failure, Progress, Settled, ToolCall, Usage
+from batchchat.runs import RunRecord
 
 COLUMNS = {
     "answers": ("key", "run", "latency_s", "attempts", "fields", "reply", "first_token_s", "checksum"),

@@ -69,7 +69,7 @@ class Transport:
         except httpx.InvalidURL as error:
             message = f"endpoint.base_url {base_url!r} is not a URL: {error}"
             raise UsageError(message) from error
-        self._transport = transport or _new_pool(self.url)
+        self._transport = transport or new_pool(self.url)
         self._redaction = Redaction(api_key)
         self._limits = limits
         self._is_halted = False
@@ -170,7 +170,7 @@ class Transport:
         return Failure("connect", f"the connection broke before the reply was whole: {text}", is_outcome_unknown=True)
 
 
-def _new_pool(url: httpx.URL) -> ConnectionPool:
+def new_pool(url: httpx.URL) -> ConnectionPool:
     """Return the pool for a URL, with what the environment says about proxies and certificates.
 
     Raises:

@@ -1,29 +1,36 @@
-"""A run's progress on standard error: a bar on a terminal, a plain line every 30 s elsewhere."""
+"""A run's progress on standard error: a bar on a terminal, a line every 30 s elsewhere, plain or as a JSON object."""
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn, TextIO
+from typing import Literal, NoReturn, TextIO
 
 from tqdm import tqdm
 
 from batchchat.records import Progress
+from batchchat.show.logline import log_line
 from batchchat.show.printable import on_one_line
 
 LINE_INTERVAL_S = 30.0
 UNKNOWN_WIDTH, UNKNOWN_HEIGHT = 120, 24
 
 Observer = Callable[[Progress], None]
+LogFormat = Literal["text", "json"]
 
 
 @contextmanager
-def shown(name: str, rows_total: int, *, is_quiet: bool, stream: TextIO | None = None) -> Iterator[Observer]:
+def shown(
+    name: str, rows_total: int, log_format: LogFormat = "text", *, is_quiet: bool, stream: TextIO | None = None
+) -> Iterator[Observer]:
     """Yield what a run tells its progress to; rows count as done when answered or failed."""
     stream = stream or sys.stderr
     if is_quiet or stream is None:  # standard error may be closed
         yield lambda _: None
+    elif log_format == "json":
+        objects = _Objects(on_one_line(name), rows_total, stream)
+        yield _with_notes(objects, lambda note: objects.write(log_line("warning", "note", note, job=name)))
     elif stream.isatty():
         with _bar(on_one_line(name), rows_total, stream) as bar:
             yield _with_notes(lambda progress: _move(bar, progress), lambda note: bar.write(note, file=stream))
@@ -89,9 +96,40 @@ class _Lines:
 
     def _line(self, progress: Progress, elapsed_s: float) -> str:
         done, total = _done(progress), self._rows_total
-        rate = (done - progress.rows_reused) / elapsed_s
-        left = f", {duration((total - done) / rate)} left" if rate > 0 else ""
+        rate, left_s = self._pace(progress, elapsed_s)
+        left = "" if left_s is None else f", {duration(left_s)} left"
         return f"{self._name}: {done:,}/{total:,} rows, {rate:.1f} rows/s, {_details(progress)}{left}"
+
+    def _pace(self, progress: Progress, elapsed_s: float) -> tuple[float, float | None]:
+        """Return the rows per second without the reused ones, and the seconds that the rest takes at that rate."""
+        done = _done(progress)
+        rate = (done - progress.rows_reused) / elapsed_s
+        return rate, (self._rows_total - done) / rate if rate > 0 else None
+
+
+class _Objects(_Lines):
+    """Prints the same lines, each as the message of an object with its figures."""
+
+    def _line(self, progress: Progress, elapsed_s: float) -> str:
+        rate, left_s = self._pace(progress, elapsed_s)
+        return log_line(
+            "info",
+            "progress",
+            super()._line(progress, elapsed_s),
+            job=self._name,
+            rows_total=self._rows_total,
+            rows_answered=progress.rows_answered,
+            rows_failed=progress.rows_failed,
+            rows_per_s=rate,
+            left_s=left_s,
+            requests_sent=progress.requests_sent,
+            in_flight=progress.in_flight,
+            concurrency=progress.concurrency,
+            prompt_tokens=progress.prompt_tokens,
+            completion_tokens=progress.completion_tokens,
+            cost_usd=progress.cost_usd,
+            bound_by=progress.bound_by,
+        )
 
 
 def _done(progress: Progress) -> int:

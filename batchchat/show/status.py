@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from batchchat.records import FailureGroup, JobStatus
+from batchchat.runs import FailureGroup, JobStatus
 from batchchat.show.printable import on_one_line, one_line
 
 _DAMAGED = "the checkpoint is damaged; the next run saves what can be read, and asks the rest again"

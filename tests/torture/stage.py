@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from batchchat.jobfile import load_job
-from batchchat.records import JobStatus
+from batchchat.runs import JobStatus
 from batchchat.status import job_status
 from tests.running import BATCHCHAT, ROOT
 from tests.torture.answers import MODEL
