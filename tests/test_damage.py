@@ -26,6 +26,7 @@ from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.connection import connected
 from batchchat.keep.files import set_aside
 from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
+from batchchat.keep.rows import with_checksum
 from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled
 from batchchat.serve.server import EmbeddedEndpoint
@@ -565,7 +566,7 @@ def test_changed_answer_is_a_null_in_an_export_and_asked_again_by_a_run(job: Pat
     assert pl.read_parquet(job.parent / "out.parquet")["completion"].null_count() == 2
     again = batchchat("run", job, "--json")
     assert again.code == 0
-    assert again.summary["notes"] == ["2 stored outcomes were damaged; their rows were asked again"]
+    assert again.summary["notes"][0] == "2 stored outcomes were damaged; their rows were asked again"
     assert len(ledger(job.parent / "ledger.jsonl")) == 102
 
 
@@ -578,3 +579,19 @@ def test_file_that_may_not_be_written_is_told(content: bytes, tmp_path: Path) ->
     path.chmod(0o400)
     with pytest.raises(CheckpointError, match="make the file and its folder writable"), open_whole(path) as checkpoint:
         checkpoint.start_run(1)
+
+
+def test_segments_of_an_output_are_saved(content: bytes, tmp_path: Path) -> None:
+    """Where earlier inputs stand in an output that is appended to cannot be found out again."""
+    path = tmp_path / "c.sqlite"
+    path.write_bytes(content)
+    segments = [with_checksum("segments", (f"out-{number}.csv", b"digest", 0, 7 * number)) for number in range(3)]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", segments)
+        connection.commit()
+    whole = path.read_bytes()
+    path.write_bytes(bytes(PAGE_BYTES) + whole[PAGE_BYTES:])
+    with open_whole(path) as checkpoint:
+        assert checkpoint.answer_count() > 0
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT * FROM segments ORDER BY output").fetchall() == segments

@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 from polars.testing import assert_frame_equal
 
+from batchchat.jobfile import load_job
+from batchchat.pipeline import prepare
+from batchchat.verifying import verify
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 
@@ -20,6 +23,10 @@ def run_job(name: str, folder: Path, suffix: str, *options: str) -> Path:
     checkpoint = f"checkpoint.path={folder / 'answers.sqlite'}"
     ended = batchchat("run", ROOT / "jobs" / name, "--output", output, "--set", checkpoint, *options)
     assert ended.code == 0, ended.stderr
+    loaded = load_job(
+        ROOT / "jobs" / name, settings=[checkpoint, *options[1::2]], overrides={("output", "path"): output}
+    )
+    assert verify(prepare(loaded, is_read_only=True)).differences == []
     return output
 
 

@@ -120,7 +120,12 @@ def test_refused_rows_keep_the_provider_words_and_are_not_asked_again(rows: Path
         assert table["error_kind"].to_list() == [None, "bad_request"] * 20
         assert table["error_status"].to_list() == [None, 400] * 20
         assert (command("run", job).code, len(ledger(log))) == (1, 40)
-        assert (command("run", job, "--retry-errors").code, len(ledger(log))) == (1, 60)
+        assert (command("run", "--retry-errors", job).code, len(ledger(log))) == (1, 60)
+        assert (command("run", job, "--retry-errors", "schema").code, len(ledger(log))) == (1, 60)
+        assert (command("run", job, "--retry-errors=schema,bad_request").code, len(ledger(log))) == (1, 80)
+        said = command("status", job).stdout
+        assert "failed: 20 x bad_request: " in said
+        assert "(rows 2, 4, 6, 8, 10, ...)" in said
 
 
 def test_mistake_of_the_job_marks_no_row_failed(rows: Path) -> None:

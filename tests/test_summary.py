@@ -330,6 +330,14 @@ def test_status_lists_failures_one_a_line() -> None:
     ]
 
 
+def test_status_says_where_rows_are_named_that_cannot_be_asked() -> None:
+    """Of 10 failed rows, 4 have a request whose failure is known; once it has finished, the rest are accounted for."""
+    status = replace(STATUS, failures=(FailureGroup("timeout", "no reply", 4),))
+    assert "rows more" not in show_status.as_text(status)
+    last = show_status.as_text(replace(status, state="finished")).splitlines()[-1]
+    assert last.startswith("failed: 6 rows more: they cannot be asked (`batchchat check` names them)")
+
+
 def test_status_object_is_plain_json() -> None:
     """The object has the run, its progress and the failures as plain values."""
     failures = (FailureGroup("timeout", "no reply", 2, ("T-1", "T-9")),)

@@ -17,7 +17,10 @@ import pytest
 
 from batchchat import pipeline, verifying
 from batchchat.jobfile import load_job
+from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.verifying import Verification
+from batchchat.write.columns import answer_columns
+from batchchat.write.compare import Comparison
 from tests.running import batchchat, write_job
 
 ROWS = 1_200  # more than a batch
@@ -342,12 +345,13 @@ def test_unfinished_run_leaves_rows_unasked(tmp_path: Path) -> None:
         connection.commit()
     loaded = load_job(job)
     assert lines(job, tmp_path / "out.parquet")[0].startswith("row 3: is neither answered nor failed")
-    stopped = batchchat("run", job, "--endpoint", "http://127.0.0.1:9/v1", "--quiet")
-    assert stopped.code == 4
+    with open_checkpoint(next(tmp_path.rglob("*.sqlite"))) as checkpoint:
+        checkpoint.start_run(3)
+        checkpoint.end_run("stopped by SIGTERM")
     pipeline.export(pipeline.prepare(loaded))
     found = verified(job, tmp_path / "out.parquet")
     assert (found.differences, found.rows_answered, found.rows_unasked) == ([], 2, 1)
-    assert "1 not asked yet: the last run did not come to its end" in verifying.as_lines(found)[0]
+    assert "1 not asked yet: the last run did not come to its end (stopped by SIGTERM)" in verifying.as_lines(found)[0]
 
 
 def test_rows_that_cannot_be_asked_have_their_reason(tmp_path: Path) -> None:
@@ -364,3 +368,24 @@ def test_rows_that_cannot_be_asked_have_their_reason(tmp_path: Path) -> None:
     (said, _) = lines(job, tmp_path / "out.jsonl")
     assert said == 'row 2: error_kind: expected "template", found "media"'
     assert json.loads(text.splitlines()[1])["error_kind"] == "template"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_part_of_a_file_is_compared_alone(job: Path, suffix: str) -> None:
+    """Rows that stand before those to be compared are skipped, and no others."""
+    plan = pipeline.prepare(load_job(job))
+    output = job.with_name(f"out{suffix}")
+    first, last = plan.source.batches(values_of=plan.prompt.template.columns)
+    with (
+        open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
+        Comparison(output, plan.output, plan.source.schema) as comparison,
+    ):
+        answers = answer_columns(pipeline.outcomes_of(plan, checkpoint, last), plan.output)
+        assert comparison.begin() == []
+        comparison.skip(first.frame.height)
+        assert comparison.compare(last, answers) == []
+        assert comparison.finish() == []
+    with Comparison(output, plan.output, plan.source.schema) as comparison:
+        assert comparison.begin() == []
+        comparison.skip(first.frame.height - 1)
+        assert comparison.compare(last, answers) != []

@@ -28,17 +28,19 @@ class RetryingCommand(click.Command):
 
 def _with_values(args: list[str]) -> list[str]:
     given: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        if arg != _OPTION:
-            given.append(arg)
-            continue
-        value = next(rest, None)
-        if value is not None and _is_value(value):
-            given.append(f"{_OPTION}={value}")
+    is_open = False
+    for arg in args:
+        if is_open:
+            is_open = False
+            is_value = _is_value(arg)
+            given.append(f"{_OPTION}={arg if is_value else _EVERY}")
+            if is_value:
+                continue
+        if arg == _OPTION:
+            is_open = True
         else:
-            given += [f"{_OPTION}={_EVERY}", *([] if value is None else _with_values([value]))]
-    return given
+            given.append(arg)
+    return [*given, f"{_OPTION}={_EVERY}"] if is_open else given
 
 
 def _is_value(text: str) -> bool:

@@ -41,6 +41,13 @@ def as_text(status: JobStatus) -> str:
             f"killed with at most {status.run.lost_in_flight:,} requests in flight; run the job again to go on"
         )
     lines += [_failed(group) for group in status.failures]
+    # What cannot be asked is in no checkpoint: each run finds it anew.
+    others = progress.rows_failed - sum(group.count for group in status.failures)
+    if status.state == "finished" and others > 0:
+        lines.append(
+            f"failed: {others:,} rows more: they cannot be asked (`batchchat check` names them),"
+            " ask the same as others, or failed otherwise"
+        )
     return "\n".join(on_one_line(line) for line in lines)
 
 
