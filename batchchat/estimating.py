@@ -166,6 +166,7 @@ def _ask(plan: Plan, api_key: str | None, prices: Prices, checkpoint: Checkpoint
         return 0
     asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
     with (
+        pipeline.aside(checkpoint, len(keys)),
         shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe,
         explained(plan.job.endpoint, api_key),
         pipeline.storage_errors(),

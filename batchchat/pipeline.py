@@ -261,6 +261,19 @@ def opened(plan: Plan, *, is_fresh: bool = False, wait_lock_s: float = 0.0) -> I
 
 
 @contextmanager
+def aside(checkpoint: Checkpoint, row_count: int) -> Iterator[None]:
+    """Let what is asked within the block be no run of the job: `status` and the next still tell how the last ended."""
+    checkpoint.start_run(row_count, is_aside=True)
+    try:
+        yield
+    except BaseException as error:
+        with suppress(CheckpointError):
+            checkpoint.end_run(without_keys(_storable(error)))
+        raise
+    checkpoint.end_run("aside")
+
+
+@contextmanager
 def remembering(plan: Plan, *, is_read_only: bool = False) -> Iterator[Plan]:
     """Let a plan know the content of the media that were read before, and remember what it reads, in its checkpoint."""
     with open_digests(plan.checkpoint_path, is_read_only=is_read_only) as digests:

@@ -48,10 +48,10 @@ def _send(
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
     with pipeline.opened(plan) as checkpoint, explained(plan.job.endpoint, key):
-        # Not a run of its own: `status` and the next run still tell how the last one ended.
-        Asking(plan.job, key, checkpoint, plan.structure, prices).ask(
-            iter([Chunk(requests)]), lambda _: None, StopSwitch()
-        )
+        with pipeline.aside(checkpoint, len(requests)):
+            Asking(plan.job, key, checkpoint, plan.structure, prices).ask(
+                iter([Chunk(requests)]), lambda _: None, StopSwitch()
+            )
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

@@ -66,7 +66,7 @@ def _given(job: Job) -> Price | None:
     if job.price is None:
         return None
     given, model = job.price, "" if job.request.model_varies else job.request.model
-    return Price(given.input, given.output, given.cached_input, source="price in the job", model=model)
+    return Price(given.input, given.output, given.cached_input, source="price in the job", model=model, is_given=True)
 
 
 def _listed(endpoint: Endpoint, api_key: str | None, model: str | None) -> Mapping[str, Price]:

@@ -126,7 +126,8 @@ class Usage:
 class Price:
     """What tokens cost, in USD per million, and `source`, where the figure is from; `model` is what it is for.
 
-    `longer` has the prices of all tokens of a request whose prompt has more tokens than so many, fewest first.
+    `longer` has the prices of all tokens of a request whose prompt has more tokens than so many, fewest first. One that
+    `is_given` by the job wins over what replies say that they cost.
     """
 
     input: float
@@ -135,6 +136,7 @@ class Price:
     source: str = ""
     model: str = ""
     longer: tuple[tuple[int, Price], ...] = ()
+    is_given: bool = False
 
 
 NO_USAGE = Usage()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
 
-from batchchat import __version__
 from batchchat.errors import UsageError
 
 EXIT_CODES = (
@@ -202,7 +201,7 @@ jobs:
 """
 
 
-def github_workflow(nightly: Nightly, repository: Path, checkpoint: Path, output: Path | None) -> str:
+def github_workflow(nightly: Nightly, repository: Path, checkpoint: Path, output: Path | None, version: str) -> str:
     """Return a workflow; it runs on other machines, so its paths count from the repository's root.
 
     Raises:
@@ -223,7 +222,7 @@ def github_workflow(nightly: Nightly, repository: Path, checkpoint: Path, output
         hour=nightly.at.hour,
         slug=nightly.slug,
         job=_yaml(_within(repository, nightly.job)),
-        version=__version__,
+        version=version,
         # With SQLite's other files.
         checkpoint=_yaml(f"{_within(repository, checkpoint)}*"),
         secret=secret,

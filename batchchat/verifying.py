@@ -5,15 +5,21 @@ What passes in is the plan of a job; what comes out are counts, and the first di
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
+from batchchat.keep.segments import open_segments
 from batchchat.pipeline import Plan, remembering
 from batchchat.records import Answer, Batch, FailedRow, Outcome
 from batchchat.show.printable import on_one_line, one_line
+from batchchat.write.append import content_digest
 from batchchat.write.columns import answer_columns
 from batchchat.write.compare import MOST_DIFFERENCES, Comparison, Difference
 from batchchat.writing import outcomes_of
@@ -65,16 +71,67 @@ def verify(plan: Plan) -> Verification:
     assert path is not None
     found = Verification(plan.job.name, str(path), str(plan.checkpoint_path), plan.source.total_rows)
     with (
-        Comparison(path, plan.output, plan.source.schema) as comparison,
         open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
         remembering(plan, is_read_only=True) as knowing,
     ):
         found.note = _unfinished(checkpoint)
-        found.differences += comparison.begin()
-        if not comparison.is_over:
-            _compare(knowing, checkpoint, comparison, found)
+        part = _part_of(plan, path) if plan.job.output.mode == "append" else WHOLE
+        if isinstance(part, str):
+            found.differences.append(Difference(part))
+        else:
+            _compare_files(knowing, checkpoint, part, found)
     del found.differences[MOST_DIFFERENCES:]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which rows of an output file are those to be compared; None: all that follow."""
+
+    first_row: int
+    row_count: int | None
+
+
+WHOLE = Part(0, None)
+
+
+def _part_of(plan: Plan, path: Path) -> Part | str:
+    """Return which rows of an output that others were appended to are this input's; else why nobody knows."""
+    if not path.is_file():
+        return WHOLE  # which is missed there
+    with open_segments(plan.checkpoint_path, is_read_only=True) as segments:
+        known = segments.known(Path(os.path.realpath(path)))
+    written = known.get(content_digest(path))
+    if written is None:
+        return "the file is not as batchchat wrote it: its content is none that the checkpoint knows"
+    input_digest = plan.source.digest()
+    own = next((one for one in written if one.input == input_digest), None)
+    if own is None:
+        return "the file has no rows of this input, or the input has changed since; `batchchat run` appends them"
+    is_last = own is written[-1]
+    return Part(own.first_row, None if is_last else own.row_count)
+
+
+def _compare_files(plan: Plan, checkpoint: Checkpoint, part: Part, found: Verification) -> None:
+    """Compare every output file with the rows that it should have: one file, or one for each of the input's."""
+    media = replace(plan.prompt.media, as_read=True)
+    plan = replace(plan, prompt=replace(plan.prompt, media=media))
+    batches = plan.source.batches(values_of=plan.prompt.template.columns)
+    outcomes_for = partial(outcomes_of, plan, checkpoint, billed=Billed())
+    if not plan.is_output_folder:
+        _compare(plan, plan.outputs[0], part, ((one, outcomes_for(one)) for one in batches), found)
+        return
+    by_file = groupby(batches, key=lambda batch: batch.file)
+    waiting = next(by_file, None)
+    for number, output in enumerate(plan.outputs):
+        own: Iterable[Batch] = ()
+        if waiting is not None and waiting[0] == number:
+            own = waiting[1]
+        _compare(plan, output, part, ((one, outcomes_for(one)) for one in own), found)
+        if found.is_over:
+            return
+        if waiting is not None and waiting[0] == number:
+            waiting = next(by_file, None)
 
 
 def _unfinished(checkpoint: Checkpoint) -> str | None:
@@ -85,19 +142,54 @@ def _unfinished(checkpoint: Checkpoint) -> str | None:
     return f"the last run did not come to its end ({run.end_reason or 'it was killed, or runs'})"
 
 
-def _compare(plan: Plan, checkpoint: Checkpoint, comparison: Comparison, found: Verification) -> None:
-    media = replace(plan.prompt.media, as_read=True)
-    plan = replace(plan, prompt=replace(plan.prompt, media=media))
-    billed = Billed()
-    for batch in plan.source.batches(values_of=plan.prompt.template.columns):
-        outcomes = outcomes_of(plan, checkpoint, batch, billed)
+def _compare(
+    plan: Plan,
+    output: Path,
+    part: Part,
+    batches: Iterable[tuple[Batch, Sequence[Outcome | None]]],
+    found: Verification,
+) -> None:
+    with Comparison(output, plan.output, plan.source.schema) as comparison:
+        differences = comparison.begin()
+        if not differences:
+            comparison.skip(part.first_row)
+            differences = list(_differences(plan, comparison, part, batches, found))
+    if plan.is_output_folder:
+        differences = [_in_file(output.name, one) for one in differences]
+    found.differences += differences
+
+
+def _in_file(name: str, one: Difference) -> Difference:
+    if one.row is None:
+        return replace(one, problem=f"{name}: {one.problem}")
+    return replace(one, row=f"{one.row} of {name}")
+
+
+def _differences(
+    plan: Plan,
+    comparison: Comparison,
+    part: Part,
+    batches: Iterable[tuple[Batch, Sequence[Outcome | None]]],
+    found: Verification,
+) -> Iterator[Difference]:
+    row_count = difference_count = 0
+    for batch, outcomes in batches:
         _count(outcomes, found)
+        row_count += len(outcomes)
+        if part.row_count is not None and row_count > part.row_count:
+            yield Difference(f"the file has {part.row_count:,} rows of this input, fewer than there are")
+            return
         differences = comparison.compare(batch, answer_columns(outcomes, plan.output))
         unexplained = [] if found.note else _names_without_outcome(batch, outcomes)
-        found.differences += _with_unexplained(differences, unexplained, plan.output.keep)
-        if comparison.is_over or found.is_over:
+        for one in _with_unexplained(differences, unexplained, plan.output.keep):
+            yield one
+            difference_count += 1
+        if comparison.is_over or difference_count >= MOST_DIFFERENCES:
             return
-    found.differences += comparison.finish()
+    if part.row_count is None:
+        yield from comparison.finish()
+    elif row_count < part.row_count:
+        yield Difference(f"the file has {part.row_count:,} rows of this input, which has {row_count:,}")
 
 
 def _count(outcomes: Sequence[Outcome | None], found: Verification) -> None:

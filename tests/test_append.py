@@ -14,7 +14,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import batchchat
-from batchchat import pipeline
+from batchchat import pipeline, verifying
 from batchchat.errors import JobError, OutputError
 from batchchat.jobfile import load_job
 from batchchat.serve.server import EmbeddedEndpoint
@@ -288,3 +288,30 @@ def test_kill_while_the_file_is_replaced_doubles_no_row(place: Place, point: str
     place.append(".csv", "night1.csv")
     assert place.texts(".csv") == FIRST + SECOND
     assert [path.name for path in place.folder.glob(".batchchat-*")] == []
+
+
+# verify
+
+
+def problems(place: Place, suffix: str, night: str) -> list[str]:
+    """Return what verification finds wrong with a night's rows."""
+    plan = pipeline.prepare(load_job(place.job(suffix, night)), is_read_only=True)
+    return [one.problem for one in verifying.verify(plan).differences]
+
+
+@each_format
+def test_rows_of_every_night_verify(place: Place, suffix: str) -> None:
+    """Each input is compared with its own rows, wherever they stand in the file."""
+    for night in ("night1.csv", "night2.csv", "night3.csv"):
+        place.append(suffix, night)
+    assert [problems(place, suffix, f"night{number}.csv") for number in (1, 2, 3)] == [[], [], []]
+    place.night(4, "seven")
+    assert "no rows of this input" in problems(place, suffix, "night4.csv")[0]
+
+
+def test_file_that_another_program_changed_does_not_verify(place: Place) -> None:
+    """Where the rows of an input stand is known only for what was written."""
+    place.append(".csv")
+    with place.output(".csv").open("a") as file:
+        file.write("\n")
+    assert "not as batchchat wrote it" in problems(place, ".csv", "night1.csv")[0]

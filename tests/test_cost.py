@@ -273,7 +273,7 @@ def test_unknown_price_is_null_and_said_once(tmp_path: Path) -> None:
         summary = batchchat("run", write_job(tmp_path, endpoint={"base_url": base_url}), "--json").summary
     (note,) = summary["notes"]
     assert note.startswith("no price is known for stand-in, so cost_usd is null; add `price: {input: ..")
-    assert (summary["cost_usd"], summary["requests_unpriced"]) == (0.0, 30)
+    assert (summary["cost_usd"], summary["requests_unpriced"]) == (None, 30)
     frame = costs_of(tmp_path / "out.parquet")
     assert (frame.schema["cost_usd"], frame["cost_usd"].null_count()) == (pl.Float64(), 30)
 
@@ -285,15 +285,19 @@ def test_embedded_endpoint_is_free_and_nobody_is_told() -> None:
     assert costs.notes == ()
 
 
-def test_reported_cost_wins_over_the_price(tmp_path: Path) -> None:
-    """What the endpoint says that it billed is what is written and shown."""
+@pytest.mark.parametrize(("price", "dollars"), [(None, 0.0625), (GIVEN, None)])
+def test_reported_cost_counts_where_the_job_gives_no_price(
+    tmp_path: Path, price: dict[str, float] | None, dollars: float | None
+) -> None:
+    """What the endpoint says that it billed is what is written and shown; a price in the job wins over it."""
     write_csv(tmp_path / "rows.csv", ["a", "b"])
     usage = {"prompt_tokens": 9, "completion_tokens": 1, "cost": 0.0625}
+    each = dollars or (9 * GIVEN["input"] + GIVEN["output"]) / 1e6
     with Echoing(lambda *_: Sent(200, completion("yes", usage=usage))) as there:
-        job = write_job(tmp_path, endpoint={"base_url": there.base_url}, price=GIVEN)
-        ended = batchchat("run", job)
-    assert costs_of(tmp_path / "out.parquet")["cost_usd"].to_list() == [0.0625, 0.0625]
-    assert "20 tokens, $0.1250 · " in ended.stderr
+        job = write_job(tmp_path, endpoint={"base_url": there.base_url}, **({"price": price} if price else {}))
+        summary = batchchat("run", job, "--json").summary
+    assert costs_of(tmp_path / "out.parquet")["cost_usd"].to_list() == pytest.approx([each, each])
+    assert summary["cost_usd"] == pytest.approx(2 * each)
 
 
 def stored(path: Path) -> tuple[int, float]:

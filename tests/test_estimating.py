@@ -24,7 +24,8 @@ from batchchat.jobfile import load_job
 from batchchat.records import Price
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
-from batchchat.show.estimate import Estimate, as_object, dollars
+from batchchat.show.estimate import Estimate, as_object
+from batchchat.show.money import dollars
 from batchchat.status import job_status
 from tests.echoing import Echoing, Sent, completion
 from tests.running import BATCHCHAT, ROOT, batchchat, ledger, write_csv, write_job
@@ -398,8 +399,8 @@ def test_intervals_are_those_of_student() -> None:
 
 
 def test_dollars_are_written_as_people_do() -> None:
-    """Cents, fractions of cents where there is no more, and none where there are thousands."""
-    written = {0: "$0.00", 3.119: "$3.12", 0.0123: "$0.012", 0.00004: "$0.000040", 12_345.6: "$12,346"}
+    """Cents from a dollar on, below it the digits that matter."""
+    written = {0: "$0.00", 3.119: "$3.12", 0.0123: "$0.0123", 0.00004: "less than $0.0001", 12_345.6: "$12,345.60"}
     assert {value: dollars(value) for value in written} == written
 
 
@@ -452,9 +453,10 @@ def test_cheap_or_unpriced_run_is_not_asked(place: Path) -> None:
     code, written = on_a_terminal(place, b"n\n", "--limit", "3", "--set", "limits.confirm_above_usd=5")
     assert (code, asked(place)) == (0, 3)
     assert "go on?" not in written
-    options = ("--limit", "5", "--set", "limits.confirm_above_usd=0", "--set", "price=null")
-    code, written = on_a_terminal(place, b"n\n", *options)
-    assert (code, asked(place)) == (0, 5)
+    settings = ("limits.confirm_above_usd=0", "price=null", "checkpoint.path=other.sqlite")
+    options = [word for setting in settings for word in ("--set", setting)]
+    code, written = on_a_terminal(place, b"n\n", "--limit", "5", *options)
+    assert (code, asked(place)) == (0, 8)
     assert "cannot be known" in written
 
 

@@ -86,6 +86,7 @@ def test_exit_codes_are_the_contract() -> None:
         "EndpointRefusedError": 4,
         "LimitReachedError": 5,
         "InterruptedRunError": 2,
+        "NotConfirmedError": 130,
     }
 
 
@@ -101,7 +102,12 @@ def test_interruption_carries_its_signals_code(number: int, name: str, code: int
 def test_outcomes_are_the_summarys_words() -> None:
     """Refused, stopped and interrupted runs have their own word; everything else failed."""
     words = {name: value.outcome for name, value in _classes().items() if value.outcome != "failed"}
-    own = {"EndpointRefusedError": "refused", "LimitReachedError": "stopped", "InterruptedRunError": "interrupted"}
+    own = {
+        "EndpointRefusedError": "refused",
+        "LimitReachedError": "stopped",
+        "InterruptedRunError": "interrupted",
+        "NotConfirmedError": "interrupted",
+    }
     assert words == own
 
 

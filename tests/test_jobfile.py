@@ -111,7 +111,7 @@ def test_all_problems_come_at_once_in_file_order(path: Path) -> None:
         "  max_attempts: 0\n"
         "  timeout_s: soon\n"
         "  concurrency: 0\n"
-        "  budget_usd: 5\n"
+        "  budget_eur: 5\n"
         "endpoint:\n"
         "  provider: oxn\n"
         "  baseurl: https://h\n"
@@ -131,7 +131,7 @@ def test_all_problems_come_at_once_in_file_order(path: Path) -> None:
         "FILE:9: limits.max_attempts: must be at least 1; found 0",
         "FILE:10: limits.timeout_s: must be a number; found 'soon'",
         "FILE:11: limits.concurrency: must be 'auto', or must be at least 1; found 0",
-        f"FILE:12: limits.budget_usd: unknown key; allowed here: {LIMITS}",
+        f"FILE:12: limits.budget_eur: unknown key; did you mean `budget_usd`? Allowed here: {LIMITS}",
         f"FILE:14: endpoint.provider: must be {providers}; found 'oxn'",
         f"FILE:15: endpoint.baseurl: unknown key; did you mean `base_url`? Allowed here: {ENDPOINT}",
         "FILE:16: request.model: is required",

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import batchchat
-from batchchat import pipeline
+from batchchat import pipeline, verifying
 from batchchat.errors import JobError, OutputError
 from batchchat.jobfile import load_job
 from batchchat.runs import RunSummary
@@ -176,3 +176,20 @@ def test_append_and_frames_have_no_folder(place: Place) -> None:
         place.run(mode="append")
     with pytest.raises(JobError, match=r"output\.path: .* is a folder, for one file per input file"):
         batchchat.run(place.job(), frame=pl.DataFrame({"text": ["one"]}))
+
+
+def test_folder_verifies_until_one_of_its_files_is_changed(place: Place) -> None:
+    """Every file is compared with its own input; the difference names the file."""
+    place.run()
+    plan = pipeline.prepare(load_job(place.job()), is_read_only=True)
+    whole = verifying.verify(plan)
+    assert (whole.differences, whole.rows_answered) == ([], 5)
+    changed = place.folder / "out" / "mon" / "b.csv"
+    changed.write_text(changed.read_text().replace("three", "thrice"))
+    (place.folder / "out" / "mon" / "day" / "c.csv").write_text("id,text\n")
+    found = verifying.verify(plan).differences
+    assert {one.row for one in found if one.row} == {"3 of b.csv"}
+    assert any(one.problem.startswith("c.csv: ") for one in found)
+    changed.unlink()
+    with pytest.raises(OutputError, match="there is no output to verify"):
+        verifying.verify(plan)

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from batchchat import cli, errors
-from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
+from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Notify, Output, Price, Request
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 
@@ -20,6 +20,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "checkpoint": Checkpoint,
     "endpoint": Endpoint,
     "limits": Limits,
+    "price": Price,
+    "notify": Notify,
 }
 
 
@@ -76,8 +78,26 @@ def test_exit_codes_of_the_table_are_those_of_the_errors() -> None:
         int(code) for cell in _first_cells(table_under("Errors and exit codes")) for code in re.findall(r"\d+", cell)
     }
     found = {errors.EXIT_ANSWERED, errors.EXIT_ROWS_FAILED, *(128 + number for number in errors.STOPPING_SIGNALS)}
-    found |= {kind.exit_code for kind in (errors.UsageError, errors.CheckpointError, errors.EndpointRefusedError)}
+    found |= {kind.exit_code for kind in (errors.UsageError, errors.CheckpointError)}
+    found |= {kind.exit_code for kind in (errors.EndpointRefusedError, errors.LimitReachedError)}
     assert codes == found
+
+
+def test_keys_of_the_summary_are_those_of_the_table(tmp_path: Path) -> None:
+    """The object of `--json` has the documented keys, and no others."""
+    assert batchchat("init", tmp_path / "job.yaml").code == 0
+    found = batchchat("run", tmp_path / "job.yaml", "--json").summary
+    named = re.findall(r"`([a-z_]+)`", "\n".join(_first_cells(table_under("Every night"))))
+    assert sorted(named) == sorted(found)
+
+
+def test_cron_job_of_the_readme_is_yaml() -> None:
+    """The manifest can be read, and names exit codes that there are."""
+    match = re.search(r"```yaml\n(# Kubernetes.*?)```", README, re.DOTALL)
+    assert match is not None
+    job = yaml.safe_load(match.group(1))["spec"]["jobTemplate"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [1, 2, 4]
 
 
 def test_job_on_the_first_screen_is_the_demo_job() -> None:

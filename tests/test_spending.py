@@ -153,7 +153,7 @@ def job_of(**limits: Any) -> Any:
 
 
 def test_totals_are_the_sums_of_all_runs_and_of_what_kills_lost(tmp_path: Path) -> None:
-    """A killed run's requests in flight may have been billed; those of the newest run are still on their way."""
+    """A run that did not end was killed, and its requests in flight may have been billed."""
     path = tmp_path / "a.sqlite"
     progress = Progress(requests_sent=10, prompt_tokens=100, cost_usd=0.5, in_flight_bound=7, possibly_billed=1)
     for reason in (None, "finished", None):
@@ -164,7 +164,7 @@ def test_totals_are_the_sums_of_all_runs_and_of_what_kills_lost(tmp_path: Path) 
                 checkpoint.end_run(reason)
     with open_checkpoint(path, is_read_only=True) as checkpoint:
         totals = checkpoint.totals()
-    assert totals == JobTotals(3, requests_sent=30, prompt_tokens=300, cost_usd=1.5, possibly_billed=3 + 7)
+    assert totals == JobTotals(3, requests_sent=30, prompt_tokens=300, cost_usd=1.5, possibly_billed=3 + 7 + 7)
 
 
 # Deadlines
@@ -266,3 +266,22 @@ def test_failures_that_stand_do_not_count_again(tmp_path: Path) -> None:
     assert (first.code, again.code) == (5, 1)
     assert (again.summary["rows_failed"], again.summary["rows_failed_before"]) == (40, 40)
     assert again.summary["requests_sent"] == 60 - first.summary["requests_sent"]
+
+
+# What is asked aside of the job's runs
+
+
+def test_what_is_asked_to_look_at_counts_in_the_totals_and_against_the_budget(tmp_path: Path) -> None:
+    """A preview and a sample are no runs of the job, but their money is spent: the next run knows of it."""
+    write_csv(tmp_path / "rows.csv", texts(30))
+    with EmbeddedEndpoint(ServeSettings(log_path=tmp_path / "ledger.jsonl")) as there:
+        job = write_job(tmp_path, endpoint={"base_url": there.base_url}, price=PRICE, request=REQUEST)
+        assert batchchat("preview", job, "-n", "5", "--send").code == 0
+        assert batchchat("estimate", job, "--sample", "5").code == 0
+        assert "not started" in batchchat("status", job).stdout
+        refused = batchchat("run", job, "--json", "--set", "limits.budget_usd=0.004")
+        assert (refused.code, refused.summary["requests_sent"]) == (5, 0)
+        summary = batchchat("run", job, "--json").summary
+    totals = summary["totals"]
+    assert totals["prompt_tokens"] + totals["completion_tokens"] == tokens_served(tmp_path)
+    assert summary["requests_sent"] <= 25 < totals["requests_sent"] == 30

@@ -17,10 +17,12 @@ import pytest
 
 from batchchat import pipeline, verifying
 from batchchat.jobfile import load_job
+from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.verifying import Verification
 from batchchat.write.columns import answer_columns
 from batchchat.write.compare import Comparison
+from batchchat.writing import outcomes_of
 from tests.running import batchchat, write_job
 
 ROWS = 1_200  # more than a batch
@@ -380,7 +382,7 @@ def test_part_of_a_file_is_compared_alone(job: Path, suffix: str) -> None:
         open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
         Comparison(output, plan.output, plan.source.schema) as comparison,
     ):
-        answers = answer_columns(pipeline.outcomes_of(plan, checkpoint, last), plan.output)
+        answers = answer_columns(outcomes_of(plan, checkpoint, last, Billed()), plan.output)
         assert comparison.begin() == []
         comparison.skip(first.frame.height)
         assert comparison.compare(last, answers) == []

@@ -26,7 +26,8 @@ def confirm(plan: Plan, api_key: str | None, options: RunOptions) -> None:
     if limit is None or not _is_on_a_terminal():
         return
     from batchchat import estimating
-    from batchchat.show.estimate import ADD_A_PRICE, dollars
+    from batchchat.show.estimate import ADD_A_PRICE
+    from batchchat.show.money import dollars
     from batchchat.show.printable import on_one_line
 
     cost = estimating.estimate(plan, api_key, retries_errors=options.retries_errors, is_fresh=options.is_fresh).cost_usd

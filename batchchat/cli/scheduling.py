@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchchat import __version__
 from batchchat.cli import options
 from batchchat.cli.console import print_text, say_line
 from batchchat.cli.group import main
@@ -96,7 +97,7 @@ def _github(nightly: Nightly, loaded: LoadedJob, *, install: bool) -> None:
 
     repository, checkpoint = repository_of(nightly.job), loaded.job.checkpoint.path
     assert checkpoint is not None
-    text = github_workflow(nightly, repository, _absolute(checkpoint), loaded.job.output.path)
+    text = github_workflow(nightly, repository, _absolute(checkpoint), loaded.job.output.path, __version__)
     if install:
         _write(repository / ".github" / "workflows" / f"{nightly.slug}.yml", text)
     else:

@@ -222,5 +222,5 @@ def _as_stored(table: str, values: list[Any], rowid: int) -> Row:
     for at in _REAL[table]:
         values[at] = float(values[at]) if isinstance(values[at], int) else values[at]
     if table == "runs":
-        values[0] = rowid
+        values[0] = rowid - 2**64 if rowid >= 2**63 else rowid  # of a run that was aside
     return tuple(values)

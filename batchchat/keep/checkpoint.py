@@ -88,15 +88,19 @@ class Checkpoint:
         self._run: RunRecord | None = None
         self._uses = Uses(connection)
 
-    def start_run(self, rows_total: int) -> RunRecord | None:
-        """Begin a run; return the one before it, or None."""
+    def start_run(self, rows_total: int, *, is_aside: bool = False) -> RunRecord | None:
+        """Begin a run; return the one before it, or None.
+
+        One that `is_aside` asks some rows to look at: what it spends counts, but the last run is still that before it.
+        """
         before = self.last_run()
         now = time.time()
         with self._guarded(), self._transaction() as connection:
-            newest = connection.execute("SELECT max(run) FROM runs").fetchone()[0] or 0
+            first, last = connection.execute("SELECT min(run), max(run) FROM runs").fetchone()
+            number = min(first or 0, 0) - 1 if is_aside else max(last or 0, 0) + 1
             host = socket.gethostname()
             progress = Progress(reached=before.progress.reached if before else "")
-            self._run = RunRecord(newest + 1, now, now, None, None, os.getpid(), host, rows_total, progress)
+            self._run = RunRecord(number, now, now, None, None, os.getpid(), host, rows_total, progress)
             connection.execute(_PUT["runs"], run_row(self._run))
         return before
 
@@ -113,7 +117,7 @@ class Checkpoint:
         Raises:
             CheckpointError: nothing of it is stored.
         """
-        run = self._run.run if self._run else OUTSIDE_RUNS
+        run = max(OUTSIDE_RUNS, self._run.run) if self._run else OUTSIDE_RUNS
         answers = [answer_row(key, run, outcome) for key, outcome in outcomes if isinstance(outcome, Answer)]
         failures = [failure_row(key, run, outcome) for key, outcome in outcomes if isinstance(outcome, FailedRow)]
         crash_point("before-commit")
@@ -246,13 +250,13 @@ class Checkpoint:
             return settled_of(row) if row is not None and is_whole("settled", (*key, *row[2:])) else None
 
     def last_run(self) -> RunRecord | None:
-        """Return the newest run that can be read."""
+        """Return the newest run that can be read, none that was aside."""
         with self._guarded(), self._readable():
-            rows = self._connection.execute(f"{_SELECT['runs']} ORDER BY run DESC")
+            rows = self._connection.execute(f"{_SELECT['runs']} WHERE run > 0 ORDER BY run DESC")
             return next((run_of(row) for row in rows if is_whole("runs", row)), None)
 
     def runs(self) -> list[RunRecord]:
-        """Return every run that can be read, the oldest first."""
+        """Return every run that can be read, those that were aside first."""
         with self._guarded(), self._readable():
             rows = self._connection.execute(f"{_SELECT['runs']} ORDER BY run")
             return [run_of(row) for row in rows if is_whole("runs", row)]

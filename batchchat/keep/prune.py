@@ -19,7 +19,7 @@ from batchchat.runs import RunRecord
 GROUP = 4096
 """Rows that are looked at, and removed, in one transaction."""
 
-_RUNS = f"SELECT {', '.join(COLUMNS['runs'])} FROM runs ORDER BY run"  # noqa: S608
+_RUNS = f"SELECT {', '.join(COLUMNS['runs'])} FROM runs WHERE run > 0 ORDER BY run"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)

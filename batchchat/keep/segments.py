@@ -73,13 +73,13 @@ class Segments:
 
 
 @contextmanager
-def open_segments(path: Path) -> Iterator[Segments]:
+def open_segments(path: Path, *, is_read_only: bool = False) -> Iterator[Segments]:
     """Open the memory in the checkpoint at `path`, which is there and migrated.
 
     Raises:
         CheckpointError: the system refuses it.
     """
-    with connected(path, is_read_only=False) as connection:
+    with connected(path, is_read_only=is_read_only) as connection:
         with translated(path):
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")

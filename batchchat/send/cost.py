@@ -43,16 +43,14 @@ class Costs:
     def priced(self, read: Completion | Failure, body: bytes) -> Completion | Failure:
         """Return what a reply to a request says, with what it cost where that can be known."""
         usage = read.usage
-        if usage is NO_USAGE or usage.cost_usd is not None:  # none was billed, or it says itself
+        if usage is NO_USAGE:  # none was billed
             return read
         model = _model_of(body) if self._model is None else self._model
         price = self._price_of(model) if self._model is None else self._price
-        if price is None and model and len(self._unpriced) < MOST_NAMED:
-            self._unpriced[model] = None
         cost = cost_usd(price, usage)
-        if cost is None:
-            return read
-        return replace(read, usage=replace(usage, cost_usd=cost))
+        if price is None and cost is None and model and len(self._unpriced) < MOST_NAMED:
+            self._unpriced[model] = None
+        return read if cost == usage.cost_usd else replace(read, usage=replace(usage, cost_usd=cost))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -70,12 +68,17 @@ def _model_of(body: bytes) -> str:
 
 
 def cost_usd(price: Price | None, usage: Usage) -> float | None:
-    """Return what a reply cost: what it says itself, else its tokens at the price; None where neither is known.
+    """Return what a reply cost: at a price that the job gives, else what it says itself, else at a known price.
 
-    A prompt of no tokens is one that was not counted.
+    None where nothing of it is known. A prompt of no tokens is one that was not counted.
     """
-    if usage.cost_usd is not None:
-        return usage.cost_usd
+    at_price = _at_price(price, usage)
+    if usage.cost_usd is None or (price is not None and price.is_given and at_price is not None):
+        return at_price
+    return usage.cost_usd
+
+
+def _at_price(price: Price | None, usage: Usage) -> float | None:
     if price is None or not usage.prompt_tokens or usage.completion_tokens is None:
         return None
     prompt_tokens = usage.prompt_tokens

@@ -185,8 +185,8 @@ class WorstCase:
         price = self.prices(size.model)
         usd = 0.0
         if price is not None:
-            input_price = max(price.input, price.cached_input or 0.0)
-            usd = (prompt_tokens * input_price + completion_tokens * price.output) / PER_MILLION
+            tiers = [price, *(longer for above, longer in price.longer if prompt_tokens > above)]
+            usd = max(_most(tier, prompt_tokens, completion_tokens) for tier in tiers)
         return Amount(usd, prompt_tokens + completion_tokens)
 
     def cost(self, size: Size, usage: Usage, worst: Amount) -> Amount:
@@ -225,3 +225,8 @@ def _said_tokens(turn: Turn, told_tokens: int | None) -> float:
         return 0.0
     said_bytes = sum(len(str(one.get("content")).encode()) + 64 for one in turn.said)
     return said_bytes if told_tokens is None else min(said_bytes, RETOLD * told_tokens + CORRECTION_TOKENS)
+
+
+def _most(price: Price, prompt_tokens: float, completion_tokens: float) -> float:
+    input_price = max(price.input, price.cached_input or 0.0)
+    return (prompt_tokens * input_price + completion_tokens * price.output) / PER_MILLION

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchchat.records import Price
+from batchchat.show.money import dollars
 from batchchat.show.printable import on_one_line
 
 ADD_A_PRICE = "add price: {input, output} to the job, in USD per million tokens"
@@ -115,15 +116,6 @@ def _minutes(value: float) -> str:
     if value < 90:
         return f"about {value:.0f} min"
     return f"about {value / 60:,.1f} h"
-
-
-def dollars(value: float) -> str:
-    """Return dollars as people write them: to the cent, below ten cents to two digits, from 1,000 on without cents."""
-    if value >= 1_000:
-        return f"${value:,.0f}"
-    if value == 0 or value >= 0.1:
-        return f"${value:.2f}"
-    return f"${value:.2g}" if value >= 0.0001 else f"${value:.6f}"
 
 
 def price_line(price: Price | None) -> str:

@@ -11,6 +11,7 @@ import orjson
 
 from batchchat.records import Progress
 from batchchat.runs import JobTotals, RunSummary
+from batchchat.show.money import dollars
 from batchchat.show.printable import on_one_line, one_line
 from batchchat.show.progress import duration
 
@@ -146,13 +147,6 @@ def _spent(spent: Progress | JobTotals) -> str:
     tokens = spent.prompt_tokens + spent.completion_tokens
     cost = f", {dollars(spent.cost_usd)}" if spent.cost_usd else ""
     return f"{spent.requests_sent:,} requests, {tokens:,} tokens{cost}"
-
-
-def dollars(usd: float) -> str:
-    """Return dollars as people write them, with the digits that matter of small sums: `$12.34`, `$0.0123`."""
-    if usd >= 1:
-        return f"${usd:,.2f}"
-    return f"${usd:.4f}" if usd >= 0.0001 or not usd else "under $0.0001"
 
 
 def _notes(summary: RunSummary) -> list[str]:

@@ -110,7 +110,7 @@ def _existing(path: Path, memory: Memory) -> _Existing | None:
         return None
     version = _version(target)
     known = memory.known(target)
-    if (segments := known.get(_digest(target))) is not None:
+    if (segments := known.get(content_digest(target))) is not None:
         return _Existing(target, version, is_known=True, segments=segments)
     inputs = dict.fromkeys(segment.input for segments in known.values() for segment in segments)
     return _Existing(target, version, is_known=False, segments=[Segment(one, ANYWHERE, 0) for one in inputs])
@@ -121,7 +121,8 @@ def _version(path: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _digest(path: Path) -> bytes:
+def content_digest(path: Path) -> bytes:
+    """Return what tells the content of a file from any other."""
     with path.open("rb") as file:
         return file_digest(file, sha256).digest()
 
@@ -159,7 +160,7 @@ def _row_count(existing: _Existing) -> int:
 
 def _commit(new: Replacement, segments: Sequence[Segment], memory: Memory, existing: _Existing | None) -> None:
     """Put the file in its place. Before and after, whichever stands there is known: a kill never doubles a row."""
-    target, content = new.target, _digest(new.temporary)
+    target, content = new.target, content_digest(new.temporary)
     memory.record(target, content, segments)
     crash_point("after-record")
     is_unchanged = _version(target) == existing.version if existing else not (target.exists() and target.stat().st_size)
