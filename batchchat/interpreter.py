@@ -12,8 +12,8 @@ MADE_BETWEEN_LOOKS = 20_000
 """Objects more than were let go of, after which Python looks among the youngest; its own number is 700."""
 
 TURN_S = 0.001
-"""Seconds that a thread may keep Python's lock from others; its own number is five times as much. Each word of
-libcurl's to Python is a turn, and a loop's round has many: beside a thread that computes, all their waits add up."""
+"""Seconds that a thread may keep Python's lock from others; its own number is five times as much. Each
+thing that the loop has waited for is a turn, and a round has many: beside a thread that computes, all waits add up."""
 
 
 @contextmanager

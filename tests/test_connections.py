@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +16,9 @@ import httpx
 import pytest
 import uvloop
 
-from batchchat.send.connections import ConnectionPool, HaltedError
+from batchchat.send.connections import ConnectionPool
+from batchchat.send.exchange import HaltedError
+from batchchat.send.opening import Address, connected
 
 CERTIFICATE = Path(__file__).with_name("certificates") / "localhost.pem"
 """Its own issuer, for localhost and 127.0.0.1, with its key beside it; good for a hundred years and nothing else."""
@@ -173,13 +176,18 @@ def test_certificate_that_nobody_vouches_for_is_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("_trusted")
-def test_certificate_of_another_host_is_refused() -> None:
-    """A certificate counts only for the names that are in it."""
+@pytest.mark.parametrize("is_tunnelled", [False, True])
+def test_certificate_of_another_host_is_refused(*, is_tunnelled: bool) -> None:
+    """A certificate counts only for the names that are in it, directly or through a tunnel."""
 
     async def scenario() -> None:
-        async with serving(Server(), with_tls=True) as server, pooled() as pool:
-            with pytest.raises(httpx.ConnectError):
-                await asked(pool, f"https://127.0.0.2:{server.port}/v1")
+        written: list[bool] = []
+        async with serving(Server(), with_tls=True) as server, serving(Proxy()) as proxy:
+            async with pooled(f"http://127.0.0.1:{proxy.port}" if is_tunnelled else None) as pool:
+                host = "elsewhere.test" if is_tunnelled else "127.1"  # which is 127.0.0.1, but not in the certificate
+                with pytest.raises(httpx.ConnectError, match="Hostname mismatch"):
+                    await asked(pool, f"https://{host}:{server.port}/v1", before_write=lambda: written.append(True))
+            assert (server.heads, written) == ([], [])
 
     run(scenario)
 
@@ -232,6 +240,43 @@ def test_plain_request_is_given_to_the_proxy() -> None:
         async with serving(Server()) as proxy, pooled(f"http://127.0.0.1:{proxy.port}") as pool:
             assert await asked(pool, "http://elsewhere.test/v1") == (200, b"yes")
             assert proxy.heads[0].startswith("POST http://elsewhere.test/v1 HTTP/1.1\r\n")
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_that_speaks_tls_gets_its_credentials_and_no_other(scheme: str) -> None:
+    """Over a proxy's own TLS goes a tunnel with TLS in it, or the request itself; its password is for it alone."""
+
+    async def scenario() -> None:
+        between = Proxy() if scheme == "https" else Server()
+        async with serving(Server(), with_tls=True) as server, serving(between, with_tls=True) as proxy:
+            async with pooled(f"https://me:p%40ss@localhost:{proxy.port}") as pool:
+                for _ in range(2):
+                    assert await asked(pool, f"{scheme}://localhost:{server.port}/v1") == (200, b"yes")
+            assert "proxy-authorization: basic bwu6cebzcw==" in proxy.heads[0].lower()
+            counts = (len(proxy.heads), proxy.connections, server.connections)
+            assert counts == ((1, 0, 1) if scheme == "https" else (2, 1, 0))
+            assert not any("proxy-authorization" in head for head in server.heads)
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_tls_where_none_is_spoken_was_not_sent() -> None:
+    """A server that answers a TLS greeting in plain text was not asked, and the words say what is wrong."""
+
+    async def scenario() -> None:
+        class Plain(Server):
+            async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                """Answer anything at all."""
+                await reader.read(1)
+                writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+        async with serving(Plain()) as server, pooled() as pool:
+            with pytest.raises(httpx.ConnectError, match=r"wrong version number|record layer"):
+                await asked(pool, f"https://localhost:{server.port}/v1")
 
     run(scenario)
 
@@ -296,6 +341,20 @@ def test_request_that_may_not_be_written_is_not() -> None:
             with pytest.raises(HaltedError):
                 await asked(pool, url, before_write=lambda: answers.pop(0))
             assert len(server.heads) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("header", [("x-a", "1\r\nx-b: 2"), ("x-a: 1\r\nx-b", "2"), ("x-a", "1\0")])
+def test_header_that_would_be_two_is_not_written(header: tuple[str, str]) -> None:
+    """What is in a header cannot become another, or another request; the error does not repeat it."""
+
+    async def scenario() -> None:
+        async with serving(Server()) as server, pooled() as pool:
+            request = httpx.Request("POST", f"http://127.0.0.1:{server.port}/v1", headers=[header], content=b"{}")
+            with pytest.raises(httpx.LocalProtocolError, match="the request's header"):
+                await pool.handle_async_request(request)
+            assert server.connections == 0
 
     run(scenario)
 
@@ -366,7 +425,168 @@ def test_response_that_is_closed_early_leaves_nothing_for_the_next() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("excess", [OK.replace(b"yes", b"no!"), b"excess", b"H", b"HTTP/1.1 200 OK\r\ncontent-le"])
+@pytest.mark.parametrize("delay_s", [0.0, 0.02])
+def test_bytes_behind_a_reply_are_never_the_next_one(excess: bytes, delay_s: float) -> None:
+    """A body that is longer than was said, or a reply that comes twice, costs a connection and nothing else."""
+
+    async def scenario() -> None:
+        class Talkative(Server):
+            async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                """Say more than was asked, at once or later."""
+                self.connections += 1
+                await reader.readuntil(b"{}")
+                writer.write(OK if delay_s else OK + excess)
+                if delay_s:
+                    await asyncio.sleep(delay_s)
+                    writer.write(excess)
+                await reader.read()
+
+        async with serving(Talkative()) as server, pooled() as pool:
+            for number in range(1, 4):
+                assert await asked(pool, f"http://127.0.0.1:{server.port}/v1") == (200, b"yes")
+                await asyncio.sleep(2 * delay_s)
+                assert server.connections == number
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("wire", "body", "is_kept"),
+    [
+        (b"HTTP/1.1 200 OK\ncontent-length: 3\nx-b:\n\nyes", b"yes", True),
+        (
+            b"HTTP/1.1 200\r\nConnection: Upgrade, Keep-Alive\r\nUpgrade: h2c\r\ncontent-length: 3\r\n\r\nyes",
+            b"yes",
+            True,
+        ),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3  \r\nyes\r\n0\r\n\r\n", b"yes", True),
+        (b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nyes", b"yes", False),
+        (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 3\r\n\r\nyes", b"yes", True),
+        (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nyes", b"yes", False),
+        (b"HTTP/1.1 204 None\r\n\r\n", b"", True),
+        (b"HTTP/1.1 500 No\r\ncontent-length: 0\r\nx: \xe4\x01\r\n folded\r\n\r\n", b"", True),
+    ],
+)
+def test_reply_is_read_however_it_is_written(wire: bytes, body: bytes, *, is_kept: bool) -> None:
+    """Old and careless servers are understood, and their connections are used again where they allow it."""
+
+    async def scenario() -> None:
+        async with serving(Server(lambda _head, _body: wire)) as server, pooled() as pool:
+            for _ in range(3):
+                assert (await asked(pool, f"http://127.0.0.1:{server.port}/v1"))[1] == body
+            assert server.connections == (1 if is_kept else 3)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 200 OK\r\nx: " + b"y" * 2**20,
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 2**18,
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 2**16,
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\ny\r\n0\r\n" + b"x: y\r\n" * 2**18,
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nyes!",
+    ],
+)
+def test_reply_without_end_or_sense_is_given_up(wire: bytes) -> None:
+    """Headers that go on for ever do not fill the memory, and a length that is two is none."""
+
+    async def scenario() -> None:
+        async with serving(Server(lambda _head, _body: wire)) as server, pooled() as pool:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await asked(pool, f"http://127.0.0.1:{server.port}/v1")
+
+    run(scenario)
+
+
+def test_reply_that_nobody_reads_waits_in_the_network() -> None:
+    """Of a large reply, only some of it is taken until it is read; then all of it comes."""
+    size = 48 * 2**20
+    left: list[int] = []
+
+    async def scenario() -> None:
+        class Large(Server):
+            async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                """Send much, and count what is still to be sent."""
+                await reader.readuntil(b"{}")
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+                await asyncio.sleep(0.3)
+                left.append(writer.transport.get_write_buffer_size())
+                await reader.read()
+
+        async with serving(Large()) as server, pooled() as pool:
+            request = httpx.Request("POST", f"http://127.0.0.1:{server.port}/v1", content=b"{}")
+            response = await pool.handle_async_request(request)
+            await asyncio.sleep(0.5)
+            assert left[0] > size // 2
+            assert len(await response.aread()) == size
+
+    run(scenario)
+
+
+def test_reply_to_half_a_request_frees_no_connection() -> None:
+    """A server that answers before it has read everything gets no second request behind the rest of the first."""
+
+    async def scenario() -> None:
+        class Hasty(Server):
+            async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                """Answer to the head alone."""
+                self.connections += 1
+                self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+                writer.write(OK)
+                await asyncio.sleep(1)
+
+        async with serving(Hasty()) as server, pooled() as pool:
+            for number in range(1, 3):
+                assert await asked(pool, f"http://127.0.0.1:{server.port}/v1", b"x" * 2**25) == (200, b"yes")
+                assert server.connections == number
+
+    run(scenario)
+
+
 # Sockets
+
+
+def test_hundreds_of_connections_are_opened_at_once() -> None:
+    """Five hundred requests that begin together each get a connection, and their own reply."""
+
+    async def scenario() -> None:
+        def reply(_head: str, body: bytes) -> bytes:
+            return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+
+        async with serving(Server(reply)) as server, pooled() as pool:
+            bodies = [b"%d" % number for number in range(500)]
+            replies = await asyncio.gather(
+                *(asked(pool, f"http://localhost:{server.port}/v1", body) for body in bodies)
+            )
+            assert replies == [(200, body) for body in bodies]
+
+    run(scenario)
+
+
+def test_address_that_does_not_answer_is_not_waited_for() -> None:
+    """The next address is tried beside one that is silent; the one that answers is the first from then on."""
+
+    async def scenario() -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen(0)
+            fillers = [socket.socket() for _ in range(4)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(silent.getsockname())
+            async with serving(Server()) as server:
+                good: Address = (socket.AF_INET, ("127.0.0.1", server.port))
+                addresses: list[Address] = [(socket.AF_INET, silent.getsockname()), good]
+                (await connected(addresses)).close()
+                assert addresses[0] == good
+            for filler in fillers:
+                filler.close()
+
+    run(scenario)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

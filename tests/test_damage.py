@@ -585,9 +585,11 @@ def test_segments_of_an_output_are_saved(content: bytes, tmp_path: Path) -> None
     """Where earlier inputs stand in an output that is appended to cannot be found out again."""
     path = tmp_path / "c.sqlite"
     path.write_bytes(content)
-    segments = [with_checksum("segments", (f"out-{number}.csv", b"digest", 0, 7 * number)) for number in range(3)]
+    segments = [
+        with_checksum("segments", (f"out-{number}.csv", b"file", b"digest", 0, 7 * number)) for number in range(3)
+    ]
     with closing(sqlite3.connect(path)) as connection:
-        connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", segments)
+        connection.executemany("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", segments)
         connection.commit()
     whole = path.read_bytes()
     path.write_bytes(bytes(PAGE_BYTES) + whole[PAGE_BYTES:])

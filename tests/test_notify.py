@@ -205,7 +205,7 @@ def test_wrong_url_is_not_shown(url: str, form: str, tmp_path: Path) -> None:
     """The error names the key and its line, and says nothing of the value: the URL of a webhook is a secret."""
     path = tmp_path / "job.yaml"
     path.write_text("request: {model: m, messages: '{{ m }}'}\n" + form.format(url))
-    with pytest.raises(JobError, match="notify.*must ") as caught:
+    with pytest.raises(JobError, match=r"notify.*must ") as caught:
         load_job(path)
     assert SECRET not in str(caught.value)
 

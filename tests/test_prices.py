@@ -84,7 +84,7 @@ def test_price_in_the_job_wins_and_nobody_is_asked() -> None:
     with listing(200, {"pricing": PRICING}) as there:
         given = {"input": 3.0, "cached_input": 0.3, "output": 15.0}
         found = price_of(job(price=given, provider="oxen", base_url=there.base_url), KEY)
-    assert found == Price(3.0, 15.0, 0.3, "price in the job", "gpt-4o-mini")
+    assert found == Price(3.0, 15.0, 0.3, "price in the job", "gpt-4o-mini", is_given=True)
     assert there.asked == []
 
 
@@ -192,7 +192,8 @@ def test_models_of_rows_are_priced_by_one_list() -> None:
 def test_price_in_the_job_is_that_of_every_model() -> None:
     """A job that names its price and lets rows name models has that price for all of them."""
     wanted = job("{{ model }}", {"input": 1.0, "output": 2.0}, provider="local")
-    assert price_of(wanted, None) == Prices(wanted, None).of("whatever") == Price(1.0, 2.0, None, "price in the job")
+    given = Price(1.0, 2.0, None, "price in the job", is_given=True)
+    assert price_of(wanted, None) == Prices(wanted, None).of("whatever") == given
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from batchchat.records import Failure
-from batchchat.send.connections import RACE_S
+from batchchat.send.exchange import RACE_S
 from batchchat.send.failures import Verdict, verdict
 from batchchat.send.timelimits import TimeLimits
 from batchchat.send.transport import LINGER_S, Reply, Transport, proxy_for

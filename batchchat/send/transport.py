@@ -1,4 +1,4 @@
-"""Bytes out, bytes in: with `connections.py`, the only module that knows an HTTP library.
+"""Bytes out, bytes in: with `connections.py` and `exchange.py`, all that knows an HTTP library.
 
 What passes in is a request's body; what comes out is a `Reply` with any status, or the `Failure` of an attempt that
 brought none. It does not know what the bytes mean, and it tries once.
@@ -16,8 +16,9 @@ import httpx
 
 from batchchat.errors import UsageError
 from batchchat.records import Failure
-from batchchat.send.connections import BEFORE_WRITE, ConnectionPool, HaltedError
+from batchchat.send.connections import ConnectionPool
 from batchchat.send.decoding import ACCEPTED, Decoder, DecodingError
+from batchchat.send.exchange import BEFORE_WRITE, HaltedError, ReplyStream
 from batchchat.send.redaction import Redaction
 from batchchat.send.stream import ReplyBody
 from batchchat.send.timelimits import Deadline, TimeLimits
@@ -34,6 +35,9 @@ LAST_LINGER_S = 0.25
 """Seconds after `[DONE]` in which the connection may come to its end, and so be used again."""
 LARGE_CONTENT_BYTES = 2**17
 """Bytes of a body from which on it is searched for the key in a thread, while others' replies come in."""
+MOST_KNOWN_HEADERS = 512
+KNOWN_VALUE_BYTES = 256
+"""Headers that are remembered, and the bytes that a value of theirs may have."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Headers as they stand in a message."""
@@ -71,6 +75,7 @@ class Transport:
             raise UsageError(message) from error
         self._transport = transport or new_pool(self.url)
         self._redaction = Redaction(api_key)
+        self._reader = _HeaderReader(self._redaction)
         self._limits = limits
         self._is_halted = False
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
@@ -98,7 +103,7 @@ class Transport:
             with deadline:
                 status, headers, stream = await self._begin(body, deadline)
                 try:
-                    await received.read(status, _named(headers), stream)
+                    await received.read(status, self._reader.read(headers), stream)
                 finally:
                     await stream.aclose()
         except HaltedError:
@@ -106,7 +111,7 @@ class Transport:
         except (TimeoutError, TooLargeError, DecodingError, httpx.TransportError, OSError) as error:
             if not received.is_complete:
                 return self._failure(error, received.status or None, deadline)
-        content = received.body.whole()
+        content = received.content()
         if isinstance(content, Failure):
             if received.status < 300:
                 return replace(content, message=self._redaction.message(content.message))
@@ -118,7 +123,7 @@ class Transport:
             content = self._redaction.content(content)
         return Reply(
             received.status,
-            self._redacted(received.headers),
+            received.headers,
             content,
             (received.whole_at or time.monotonic()) - started,
             None if first_token_at is None else first_token_at - started,
@@ -145,13 +150,6 @@ class Transport:
         response = await self._transport.handle_async_request(request)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         return response.status_code, response.headers.raw, response.stream
-
-    def _redacted(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return headers without the key, which hardly any has: so all are searched at once."""
-        text = "\n".join(headers.values())
-        if self._redaction.text(text) == text:
-            return headers
-        return {name: self._redaction.text(value) for name, value in headers.items()}
 
     def _failure(self, error: Exception, status: int | None, deadline: Deadline) -> Failure:
         cause = _system_error(error)
@@ -222,6 +220,7 @@ class _Received:
         self.headers: Mapping[str, str] = {}
         self.body = _NOTHING
         self.whole_at: float | None = None
+        self._whole: bytes | None = None
         self._deadline = deadline
         self._may_linger = may_linger
 
@@ -230,6 +229,10 @@ class _Received:
         """Whether a stream has said all that an answer needs."""
         return self.body.is_complete
 
+    def content(self) -> bytes | Failure:
+        """Return the body of a plain reply, or what was wrong with the stream."""
+        return self.body.whole() if self._whole is None else self._whole
+
     async def read(self, status: int, headers: Mapping[str, str], stream: httpx.AsyncByteStream) -> None:
         """Read the decoded body, but not one beyond all sense; of a stream that does not end, until it has said all.
 
@@ -237,6 +240,9 @@ class _Received:
             TooLargeError, DecodingError: it cannot be read.
         """
         self.status, self.headers = status, headers
+        if isinstance(stream, ReplyStream) and (whole := stream.whole) and _is_plain(whole, headers):
+            self._whole = whole
+            return
         is_event_stream = "event-stream" in headers.get("content-type", "")
         self.body = ReplyBody(is_event_stream=is_event_stream)
         encoding = headers.get("content-encoding")
@@ -268,13 +274,34 @@ class _Received:
                 self._deadline.linger(LINGER_S)
 
 
-def _named(headers: RawHeaders) -> dict[str, str]:
-    """Return headers by lower-case name; of several with one name, all values (RFC 9110, section 5.2)."""
-    named: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("utf-8", "replace")
-        named[name] = f"{named[name]}, {value}" if name in named else value
-    return named
+def _is_plain(body: bytes, headers: Mapping[str, str]) -> bool:
+    """Whether a body, all of which came at once, is sure to need nothing done to it, as is that of nearly all."""
+    return body[:1] == b"{" and "content-encoding" not in headers and len(body) <= LARGEST_REPLY_BYTES
+
+
+class _HeaderReader:
+    """Reads headers, and takes the key out of them; most stood in the reply before, just so, and are known."""
+
+    def __init__(self, redaction: Redaction) -> None:
+        self._redaction = redaction
+        self._known: dict[tuple[bytes, bytes], tuple[str, str]] = {}
+
+    def read(self, headers: RawHeaders) -> dict[str, str]:
+        """Return headers by lower-case name; of several with one name, all values (RFC 9110, section 5.2)."""
+        named: dict[str, str] = {}
+        for header in headers:
+            name, value = self._known.get(header) or self._look_at(header)
+            named[name] = f"{named[name]}, {value}" if name in named else value
+        return named
+
+    def _look_at(self, header: tuple[bytes, bytes]) -> tuple[str, str]:
+        raw_name, raw_value = header
+        read = raw_name.decode("latin-1").lower(), self._redaction.text(raw_value.decode("utf-8", "replace"))
+        if len(raw_value) <= KNOWN_VALUE_BYTES:
+            if len(self._known) >= MOST_KNOWN_HEADERS:
+                self._known.clear()
+            self._known[header] = read
+        return read
 
 
 def _system_error(error: BaseException) -> OSError | None:

@@ -23,7 +23,7 @@ def post(url: str, body: bytes, timeout_s: float) -> str | None:
         status = asyncio.run(_status(url, body, timeout_s))
     except TimeoutError:
         return f"{host} did not answer within {timeout_s:g} s"
-    except (httpx.ConnectError, UsageError) as error:  # libcurl's words on a connection are of hosts and certificates
+    except (httpx.ConnectError, UsageError) as error:  # whose words are of hosts and certificates
         return f"{host} cannot be reached: {error}"
     except StopSignal:
         return f"{host} had not answered when a signal came"

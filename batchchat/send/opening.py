@@ -1,0 +1,312 @@
+"""New connections: addresses, sockets, TLS, and the way through a proxy.
+
+What passes in is where to; what comes out is a connection on which the first byte can be written, or an `OpeningError`.
+It does not know requests.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+import certifi
+
+EYEBALLS_S = 0.25
+"""Seconds after which the next address of a host is tried beside one that does not answer (RFC 8305)."""
+ADDRESSES_KEPT_S = 60.0
+"""Seconds for which the addresses of a host are not looked up again."""
+SILENT_S = 60
+"""Seconds of silence after which, and between which, the system asks whether the other end is still there: a reply may
+take minutes without a byte, and routers forget such connections."""
+LARGEST_HEAD_BYTES = 300 * 2**10
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Address = tuple[int, Any]
+"""A socket's family, and what to connect it to."""
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class OpeningError(Exception):
+    """No connection could be opened; `is_proxys` when the proxy says so, `number` is the system's reason, 0 if none."""
+
+    def __init__(self, message: str, number: int = 0, *, is_proxys: bool = False) -> None:
+        super().__init__(message)
+        self.number = number
+        self.is_proxys = is_proxys
+
+
+class Origin(NamedTuple):
+    """Whom to talk to: `host` is as in a URL, in ASCII, without brackets."""
+
+    is_tls: bool
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """What a CONNECT names."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy, by whose `authorization` (a header's value, or empty) it is asked."""
+
+    origin: Origin
+    authorization: bytes
+
+    @classmethod
+    def of(cls, url: str) -> "Proxy":
+        """Read an `http` or `https` URL."""
+        parts = urlsplit(url)
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        authorization = b"Basic " + b64encode(f"{user}:{password}".encode()) if user or password else b""
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        return cls(Origin(parts.scheme == "https", parts.hostname or "", port), authorization)
+
+
+class Trust:
+    """The certificates that are trusted: those of the environment, or else Mozilla's.
+
+    Raises:
+        OSError: those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._file, self._folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        if self._file:
+            _ = self.context
+        elif self._folder:
+            with os.scandir(self._folder):
+                pass
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        """What TLS is spoken with; it is made, in some milliseconds, when it is first wanted."""
+        if self._folder and not self._file:
+            context = ssl.create_default_context(capath=self._folder)
+        else:
+            context = ssl.create_default_context(cafile=self._file or certifi.where())
+        context.set_alpn_protocols(["http/1.1"])
+        # As libraries in C do: an issuer of one's own need not lead to a root, nor have every extension.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
+class Opener:
+    """Opens connections to one origin."""
+
+    def __init__(self, origin: Origin, proxy: Proxy | None, trust: Trust) -> None:
+        self._origin = origin
+        self._proxy = proxy
+        self._trust = trust
+        self._first_hop = proxy.origin if proxy else origin
+        self._addresses: list[Address] = []
+        self._stale_at = 0.0
+        self._lookup: asyncio.Task[OSError | None] | None = None
+
+    async def open(self, new_protocol: Callable[[], P]) -> tuple[asyncio.Transport, P]:
+        """Open a connection for a new protocol, through the proxy's tunnel where TLS needs one.
+
+        Raises:
+            OpeningError: it cannot be opened.
+        """
+        hop = await connected(await self._known_addresses())
+        try:
+            if self._proxy is not None and self._origin.is_tls:
+                return await self._tunnelled(new_protocol, hop, self._proxy)
+            return await self._begin(new_protocol, hop)
+        except OSError as error:
+            failure = _opening_error(error)
+        except BaseException:
+            hop.close()
+            raise
+        hop.close()
+        raise failure  # not above, where the system's error would count as its cause
+
+    async def _tunnelled(
+        self, new_protocol: Callable[[], P], hop: socket.socket, proxy: Proxy
+    ) -> tuple[asyncio.Transport, P]:
+        outer, tunnel = await self._begin(_Tunnel, hop)
+        try:
+            await tunnel.ask(self._origin, proxy.authorization)
+            protocol, context, name = new_protocol(), self._trust.context, _name(self._origin)
+            transport = await asyncio.get_running_loop().start_tls(outer, protocol, context, server_hostname=name)
+        except BaseException:
+            outer.abort()
+            raise
+        assert transport is not None
+        protocol.connection_made(transport)
+        return transport, protocol
+
+    async def _begin(self, new_protocol: Callable[[], P], hop: socket.socket) -> tuple[asyncio.Transport, P]:
+        context = self._trust.context if self._first_hop.is_tls else None
+        name = _name(self._first_hop) if self._first_hop.is_tls else None
+        loop = asyncio.get_running_loop()
+        return await loop.create_connection(new_protocol, sock=hop, ssl=context, server_hostname=name)
+
+    async def _known_addresses(self) -> list[Address]:
+        """Return the addresses, that which answered last at first; all who wait for them wait for one lookup."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._stale_at:
+            if self._lookup is None:
+                self._lookup = loop.create_task(self._look_up())
+            error = await asyncio.shield(self._lookup)
+            if error is not None:
+                where = "the proxy's host" if self._proxy else "the host"
+                message = f"could not resolve {where} {self._first_hop.host}: {error.strerror or error}"
+                raise OpeningError(message, _errno_of_opening(), is_proxys=self._proxy is not None)
+        return self._addresses
+
+    async def _look_up(self) -> OSError | None:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(self._first_hop.host, self._first_hop.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            return error
+        except UnicodeError as error:  # an empty label, or one that is too long
+            return OSError(0, str(error))
+        finally:
+            self._lookup = None
+        self._addresses = _by_turns([(family, address) for family, _, _, _, address in found])
+        self._stale_at = loop.time() + ADDRESSES_KEPT_S
+        return None
+
+
+class _Tunnel(asyncio.Protocol):
+    """Asks a proxy for a tunnel."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._received = b""
+
+    async def ask(self, origin: Origin, authorization: bytes) -> None:
+        """Return when there is one.
+
+        Raises:
+            OpeningError: the proxy opens none.
+        """
+        place = origin.authority.encode("ascii")
+        extra = b"Proxy-Authorization: %b\r\n" % authorization if authorization else b""
+        self._transport.write(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (place, place, extra))
+        line = await self._answer
+        status = line.split(None, 2)[1:2]
+        if not line.startswith(b"HTTP/1.") or not status or not status[0].isdigit():
+            raise OpeningError("the proxy's reply to CONNECT is no HTTP", is_proxys=True)
+        if not 200 <= int(status[0]) < 300:
+            raise OpeningError(f"CONNECT tunnel failed, response {int(status[0])}", is_proxys=True)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the way to the proxy."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not asyncio's by name
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of its reply."""
+        self._received += data
+        is_whole = b"\r\n\r\n" in self._received or len(self._received) > LARGEST_HEAD_BYTES
+        if is_whole and not self._answer.done():
+            self._answer.set_result(self._received.partition(b"\r\n")[0])
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Take that none comes."""
+        if not self._answer.done():
+            self._answer.set_result(b"")
+
+
+async def connected(addresses: list[Address]) -> socket.socket:
+    """Return a socket that is connected to the first address that answers, which is moved to the front.
+
+    Raises:
+        OpeningError: none answers; the reason is that of the last one that failed.
+    """
+    untried = deque(addresses)
+    trying: dict[asyncio.Task[socket.socket], Address] = {}
+    last = OSError(errno.EADDRNOTAVAIL, "it has no address")
+    try:
+        while untried or trying:
+            if untried:
+                address = untried.popleft()
+                trying[asyncio.create_task(_connect(address))] = address
+            patience_s = EYEBALLS_S if untried else None
+            done, _ = await asyncio.wait(trying, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    _move_to_front(addresses, trying.pop(task))
+                    return task.result()
+                del trying[task]
+                last = error if isinstance(error, OSError) else OSError(0, str(error))
+    finally:
+        for task in trying:
+            task.add_done_callback(_close_unused)
+            task.cancel()
+    raise _opening_error(last)
+
+
+async def _connect(address: Address) -> socket.socket:
+    family, place = address
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):  # the second is macOS's name for the first
+            if hasattr(socket, option):
+                connecting.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), SILENT_S)
+        await asyncio.get_running_loop().sock_connect(connecting, place)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def _close_unused(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+def _move_to_front(addresses: list[Address], address: Address) -> None:
+    if addresses[0] != address and address in addresses:
+        addresses.remove(address)
+        addresses.insert(0, address)
+
+
+def _by_turns(addresses: Sequence[Address]) -> list[Address]:
+    """Return addresses of one family, then the other, and so on, each family's in its order."""
+    families = [family for family, _ in addresses]
+    places = [families[:index].count(family) for index, family in enumerate(families)]
+    return [address for _, address in sorted(zip(places, addresses, strict=True), key=lambda pair: pair[0])]
+
+
+def _opening_error(error: OSError) -> OpeningError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return OpeningError(f"SSL certificate problem: {error.verify_message.rstrip('.')}")
+    if isinstance(error, ssl.SSLError):
+        return OpeningError(f"TLS failed: {(error.reason or str(error)).lower().replace('_', ' ')}")
+    words = error.strerror or str(error) or "the connection was closed before it was ready"
+    return OpeningError(words, error.errno or 0)
+
+
+def _name(origin: Origin) -> str:
+    """Return the name that a certificate must have."""
+    return origin.host.rstrip(".")
+
+
+def _errno_of_opening() -> int:
+    """Return why no file can be opened, which a lookup does not say; 0 when one can."""
+    try:
+        os.close(os.dup(0))
+    except OSError as error:
+        return error.errno or 0
+    return 0
