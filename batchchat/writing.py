@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from batchchat.errors import InputError, OutputError
+from batchchat.interpreter import undisturbed
 from batchchat.keep.billing import Billed
 from batchchat.keep.connection import damaged
 from batchchat.keep.files import own_files
@@ -138,7 +139,7 @@ def write_output(
         CheckpointDamagedError: an outcome cannot be read any more; with `is_partial` its row has nulls.
     """
     damaged_count, billed = checkpoint.damaged_count, Billed()
-    with _output(plan) as output:
+    with undisturbed(), _output(plan) as output:
         for batch in plan.source.batches(values_of=plan.prompt.template.columns):
             outcomes = outcomes_of(plan, checkpoint, batch, billed, notes_use=not is_partial)
             if not is_partial:

@@ -22,15 +22,49 @@ class TimeLimits:
 _WHOLE, _FIRST_BYTE, _PIECE = "whole", "first byte", "piece"
 
 
+class Alarm:
+    """One timer for the whole limits of all attempts: these end in the order in which they began.
+
+    It is set anew when it rings, and not for each attempt, of which hardly any is still under way then.
+    """
+
+    def __init__(self) -> None:
+        self._set: dict[Deadline, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, deadline: "Deadline", rings_at: float) -> None:
+        """Let a deadline ring, which is no sooner than those that were set before."""
+        self._set[deadline] = rings_at
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(rings_at, self._ring)
+
+    def unset(self, deadline: "Deadline") -> None:
+        """Let it not ring."""
+        self._set.pop(deadline, None)
+
+    def _ring(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        while self._set:
+            deadline, rings_at = next(iter(self._set.items()))
+            if rings_at > loop.time():
+                self._timer = loop.call_at(rings_at, self._ring)
+                return
+            del self._set[deadline]
+            deadline.end()
+
+
 class Deadline:
     """The moment by which the next thing must have come: of all limits that hold, the nearest.
 
-    As a context manager it ends its block with a TimeoutError when that moment is past. It keeps one timer, which looks
-    again when it rings, since most limits move on long before: `asyncio.timeout` sets another each time.
+    As a context manager it ends its block with a TimeoutError when that moment is past. For the whole limit `alarm`
+    rings, which is that of all attempts with the same limits. For nearer ones it keeps one timer, which looks again
+    when it rings, since most limits move on long before: `asyncio.timeout` sets another each time.
     """
 
-    def __init__(self, limits: TimeLimits) -> None:
+    def __init__(self, limits: TimeLimits, alarm: Alarm) -> None:
         self._limits = limits
+        self._alarm = alarm
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + limits.total_s
         self._has_steps = min(limits.first_byte_s, limits.idle_s) < limits.total_s
@@ -44,10 +78,11 @@ class Deadline:
         task = asyncio.current_task()
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
-        self._timer = self._loop.call_at(self._rings_at, self._ring)
+        self._alarm.set(self, self._ends_at)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._alarm.unset(self)
         if self._timer is not None:
             self._timer.cancel()
         if self._is_over and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
@@ -80,20 +115,27 @@ class Deadline:
     def _look(self) -> None:
         """Let the timer ring earlier, if it must; one that rings too early is set again then."""
         nearest = min(self._ends_at, self._step_ends_at, self._lingers_until)
-        if nearest < self._rings_at and self._timer is not None:
-            self._timer.cancel()
+        if nearest < self._rings_at and not self._is_over:
+            if self._timer is not None:
+                self._timer.cancel()
             self._rings_at = nearest
             self._timer = self._loop.call_at(nearest, self._ring)
 
     def _ring(self) -> None:
-        nearest = min(self._ends_at, self._step_ends_at, self._lingers_until)
-        if nearest > self._rings_at:
-            self._rings_at = nearest
-            self._timer = self._loop.call_at(nearest, self._ring)
-            return
         self._timer = None
-        self._is_over = True
-        self._task.cancel()
+        nearest = min(self._ends_at, self._step_ends_at, self._lingers_until)
+        if nearest <= self._rings_at:
+            self.end()
+            return
+        self._rings_at = nearest
+        if nearest < self._ends_at:
+            self._timer = self._loop.call_at(nearest, self._ring)
+
+    def end(self) -> None:
+        """End the block."""
+        if not self._is_over:
+            self._is_over = True
+            self._task.cancel()
 
     def __str__(self) -> str:
         """Say what did not come in time."""

@@ -21,7 +21,7 @@ from batchchat.send.decoding import ACCEPTED, Decoder, DecodingError
 from batchchat.send.exchange import BEFORE_WRITE, HaltedError, ReplyStream
 from batchchat.send.redaction import Redaction
 from batchchat.send.stream import ReplyBody
-from batchchat.send.timelimits import Deadline, TimeLimits
+from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
 """What can take the place of the connections."""
@@ -76,7 +76,7 @@ class Transport:
         self._transport = transport or new_pool(self.url)
         self._redaction = Redaction(api_key)
         self._reader = _HeaderReader(self._redaction)
-        self._limits = limits
+        self._limits, self._alarm = limits, Alarm()
         self._is_halted = False
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
         if api_key is not None:
@@ -97,7 +97,7 @@ class Transport:
         before the first byte was written.
         """
         started = time.monotonic()
-        deadline = Deadline(self._limits)
+        deadline = Deadline(self._limits, self._alarm)
         received = _Received(deadline, may_linger=choice_count == 1)
         try:
             with deadline:
