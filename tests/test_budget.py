@@ -92,7 +92,7 @@ STEPS = dict.fromkeys(["start", "tell", "told"], 20) | {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**9), limit=st.integers(10_000, 60_000), has_schema=st.booleans())
 def test_whatever_happens_the_bill_stays_within_the_budget(seed: int, limit: int, has_schema: bool) -> None:
     """Starts, replies, losses, commits on their way, kills: neither the run nor its store ever knows of less."""

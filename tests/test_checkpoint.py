@@ -215,7 +215,7 @@ failures = st.builds(
 failed_rows = st.builds(FailedRow, failures, st.booleans(), st.none() | seconds, st.integers(0, 1000))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(outcomes=st.dictionaries(st.binary(min_size=1), answers | failed_rows, max_size=5))
 def test_outcomes_round_trip_exactly(outcomes: dict[bytes, Outcome]) -> None:
     """Every outcome is read as it was committed, by a later process; the reply is read apart."""
@@ -704,7 +704,7 @@ settled_values = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.dictionaries(st.tuples(st.text(), st.text()), settled_values, max_size=4))
 def test_settled_values_are_remembered_by_endpoint_and_model(known: dict[tuple[str, str], Settled]) -> None:
     """What a run has learned is there for the next one, each under its own name, of whatever characters."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel, Field
@@ -459,7 +459,7 @@ cases = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(st.data(), cases, st.booleans(), st.integers(1, 4))
 def test_instances_come_back(data: st.DataObject, case: Case, ascii_only: bool, size: int) -> None:
     """Instances of any schema come back from its column, and from a real Parquet file written in batches."""
@@ -497,7 +497,6 @@ odd_schemas = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(odd_schemas, st.lists(st.none() | texts | json_values.map(json.dumps), max_size=4))
 def test_nothing_raises(schema: Any, some: list[str | None]) -> None:
     """Whatever stands for a schema, and whatever for its instances, gives a column that Parquet can hold."""

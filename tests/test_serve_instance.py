@@ -231,7 +231,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(schema=SCHEMAS, text=st.text(max_size=200))
 def test_every_schema_gets_an_instance(schema: dict[str, Any], text: str) -> None:
     """For any schema and any prompt the instance meets the schema, and asking again gives the same."""

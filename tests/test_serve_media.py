@@ -227,7 +227,7 @@ def test_large_media_are_refused(client: httpx.Client) -> None:
     assert refused.json()["status_description"].endswith("has 25,165,825 bytes; at most 24 MB are allowed")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["image", "video", "audio"]),
     start=st.sampled_from(["", "data:", "data:image/png;base64,", "http://", "data:audio/wav;base64,"]),

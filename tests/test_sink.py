@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.errors import OutputError, StorageError
@@ -262,7 +262,6 @@ def test_csv_cells_of_csv_stay(tmp_path: Path) -> None:
 cells = st.none() | st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\r\n\0 '), max_size=12)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(cells, cells), max_size=6))
 def test_csv_cells_come_back(rows: list[tuple[str | None, str | None]]) -> None:
     """Any cells of a CSV input are read back by Python's csv module as they were."""
@@ -331,7 +330,6 @@ json_objects = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(json_objects, max_size=5))
 def test_jsonl_objects_come_back(rows: list[dict[str, Any]]) -> None:
     """Any objects of a JSONL input are read back as they were, huge integers and lone surrogates included."""
