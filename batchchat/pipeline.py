@@ -114,9 +114,10 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
         beginning = begin(plan.job, plan.source.total_rows, checkpoint)
         asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
+        log_format, is_quiet, told = options.log_format, options.is_quiet, set[str]()
         try:
             with (
-                shown(plan.job.name, plan.source.total_rows, options.log_format, is_quiet=options.is_quiet) as observe,
+                shown(plan.job.name, plan.source.total_rows, log_format, is_quiet=is_quiet, told=told) as observe,
                 explained(plan.job.endpoint, api_key),
                 storage_errors(),
             ):
@@ -130,7 +131,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
             with suppress(CheckpointError):  # it may be what stopped the run
                 checkpoint.end_run(_storable(error))
             summary = beginning.summary(_noted(asking.progress, checkpoint), asking.limits_found)
-            error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None)
+            error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None, told=told)
             error.is_resumable = True
             raise error from (stop if stop is not error else None)
         except Exception as error:
@@ -141,7 +142,7 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
         summary = beginning.summary(_noted(asking.progress, checkpoint, notes), asking.limits_found)
         if plan.job.output.mode == "append":
             answers_gone = 0  # what the rows of earlier inputs use is in the file for good
-    return replace(summary, first_rows=first_rows.rows, answers_gone=answers_gone)
+    return replace(summary, first_rows=first_rows.rows, answers_gone=answers_gone, told=told)
 
 
 @contextmanager

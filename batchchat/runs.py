@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -98,6 +98,7 @@ class RunSummary:
     `answers_gone` is how many answers of the last finished run's output no row of this one asks for any more.
 
     `lost_in_flight` is how many requests of the run before, which was killed, may have been billed without an answer.
+    `told` are the notes of its progress that were said while it ran.
     """
 
     job: str
@@ -115,3 +116,4 @@ class RunSummary:
     totals: JobTotals = JobTotals()
     answers_gone: int = 0
     first_rows: Sequence[Mapping[str, Any]] = ()
+    told: Collection[str] = ()

@@ -270,8 +270,11 @@ def test_unknown_price_is_null_and_said_once(tmp_path: Path) -> None:
     """The cost column is null, with its type; one note names the model and what to add."""
     write_csv(tmp_path / "rows.csv", [f"text {number}" for number in range(30)])
     with embedded.endpoint(tmp_path) as base_url:
-        summary = batchchat("run", write_job(tmp_path, endpoint={"base_url": base_url}), "--json").summary
+        job = write_job(tmp_path, endpoint={"base_url": base_url})
+        summary = batchchat("run", job, "--json").summary
+        again = batchchat("run", job, "--fresh")
     (note,) = summary["notes"]
+    assert again.stderr.count("no price is known") == 1
     assert note.startswith("no price is known for stand-in, so cost_usd is null; add `price: {input: ..")
     assert (summary["cost_usd"], summary["requests_unpriced"]) == (None, 30)
     frame = costs_of(tmp_path / "out.parquet")

@@ -367,6 +367,7 @@ def test_names_and_notes_stay_on_their_lines() -> None:
     assert len(text.splitlines()) == len(show_summary.as_text(SUMMARY).splitlines()) + 1
     assert "output: o x: 5 rows" in text
     assert "a note" in text
+    assert "a note" not in show_summary.as_text(replace(SUMMARY, progress=progress, told={"a\nnote"}))
 
 
 def test_nested_cells_are_json() -> None:

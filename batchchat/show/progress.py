@@ -22,31 +22,39 @@ LogFormat = Literal["text", "json"]
 
 @contextmanager
 def shown(
-    name: str, rows_total: int, log_format: LogFormat = "text", *, is_quiet: bool, stream: TextIO | None = None
+    name: str,
+    rows_total: int,
+    log_format: LogFormat = "text",
+    *,
+    is_quiet: bool,
+    stream: TextIO | None = None,
+    told: set[str] | None = None,
 ) -> Iterator[Observer]:
-    """Yield what a run tells its progress to; rows count as done when answered or failed."""
-    stream = stream or sys.stderr
+    """Yield what a run tells its progress to; rows count as done when answered or failed.
+
+    The run's notes are written as they come, each once; `told` gets them.
+    """
+    stream, told = stream or sys.stderr, set() if told is None else told
     if is_quiet or stream is None:  # standard error may be closed
         yield lambda _: None
     elif log_format == "json":
         objects = _Objects(on_one_line(name), rows_total, stream)
-        yield _with_notes(objects, lambda note: objects.write(log_line("warning", "note", note, job=name)))
+        yield _with_notes(objects, lambda note: objects.write(log_line("warning", "note", note, job=name)), told)
     elif stream.isatty():
         with _bar(on_one_line(name), rows_total, stream) as bar:
-            yield _with_notes(lambda progress: _move(bar, progress), lambda note: bar.write(note, file=stream))
+            yield _with_notes(lambda progress: _move(bar, progress), lambda note: bar.write(note, file=stream), told)
     else:
         lines = _Lines(on_one_line(name), rows_total, stream)
-        yield _with_notes(lines, lines.write)
+        yield _with_notes(lines, lines.write, told)
 
 
-def _with_notes(observe: Observer, write: Callable[[str], object]) -> Observer:
+def _with_notes(observe: Observer, write: Callable[[str], object], told: set[str]) -> Observer:
     """Return an observer that also writes each of the run's notes, as soon as there is one."""
-    written: set[str] = set()
 
     def observed(progress: Progress) -> None:
         for note in progress.notes:
-            if note not in written:
-                written.add(note)
+            if note not in told:
+                told.add(note)
                 write(on_one_line(note))
         observe(progress)
 

@@ -153,7 +153,7 @@ def _notes(summary: RunSummary) -> list[str]:
     progress = summary.progress
     return [
         f"bound by {progress.bound}" if progress.bound else "",
-        *progress.notes,
+        *(note for note in progress.notes if note not in summary.told),
         f"{progress.rate_limited:,} requests were turned away by a rate limit and sent again"
         if progress.rate_limited
         else "",
