@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.limits import Allowance
+from batchchat.send.limits import Allowance, RateLimits
 from batchchat.send.rateheaders import LARGEST_COUNT, LONGEST_RESET_S, allowance
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
@@ -114,7 +114,7 @@ def told(headers: dict[str, str]) -> dict[str, float]:
             {
                 "requests_per_minute": 600,
                 "requests_left": 9,
-                "requests_reset_s": 1,
+                "requests_reset_s": 0,
                 "tokens_per_minute": 180_000,
                 "tokens_left": 2_936,
             },
@@ -125,7 +125,7 @@ def told(headers: dict[str, str]) -> dict[str, float]:
         ),
         (
             {"ratelimit-policy": '"burst";q=10;w=1, "day";q=1000;w=86400', "ratelimit": '"burst";r=5;t=1'},
-            {"requests_per_minute": 600, "requests_left": 5, "requests_reset_s": 1},
+            {"requests_per_minute": 600, "requests_left": 5, "requests_reset_s": 0},
         ),
         (
             {"ratelimit-policy": '"a, b";q=9;qu="tokens";w=10, "c";q=7;qu="content-bytes";w=60'},
@@ -133,7 +133,7 @@ def told(headers: dict[str, str]) -> dict[str, float]:
         ),
         (
             {"ratelimit": "limit=100, remaining=50, reset=5", "ratelimit-policy": "100;w=10"},
-            {"requests_per_minute": 600, "requests_left": 50, "requests_reset_s": 5},
+            {"requests_per_minute": 600, "requests_left": 50, "requests_reset_s": 4},
         ),
         (
             {"ratelimit-limit": "100, 100;w=60, 5000;w=3600", "ratelimit-remaining": "40", "ratelimit-reset": "9"},
@@ -152,6 +152,29 @@ def told(headers: dict[str, str]) -> dict[str, float]:
 def test_stated_limits_are_read(headers: dict[str, str], fields: dict[str, float]) -> None:
     """Every family's names and formats give the same fields; of several limits on one thing the tightest counts."""
     assert told(headers) == pytest.approx(fields)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x-ratelimit-limit-req-second", "x-ratelimit-remaining-req-second", "x-ratelimit-reset-req-second"),
+        ("ratelimit-policy", "ratelimit-remaining", "ratelimit-reset"),
+    ],
+)
+def test_reset_in_whole_seconds_slows_no_limit_per_second(names: tuple[str, str, str]) -> None:
+    """Twenty a second are delivered, although the reset, rounded up, says at the end of each that one is left."""
+    limits = RateLimits(None, None)
+    starts: list[float] = []
+    while len(starts) < 300:
+        starts.append(max(limits.opens_at(), starts[-1] if starts else NOW))
+        limits.reserve(starts[-1], 400)
+        left = max(0, 19 - sum(start >= math.floor(starts[-1]) for start in starts[-20:-1]))
+        limit = "20;w=1" if names[0].endswith("policy") else "20"
+        headers = {"ratelimit-limit": "20"} if names[0].endswith("policy") else {}
+        stated = allowance({**headers, **dict(zip(names, (limit, str(left), "1"), strict=True))}, starts[-1])
+        assert stated is not None
+        limits.note(stated, starts[-1])
+    assert starts[-1] - starts[0] <= 300 / 20 / 0.95
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,16 @@ def _bucket(family: _Family, headers: Mapping[str, str], unix_now: float) -> _Bu
         window_s = _MINUTE_S if _is_of_a_minute(limit, left, reset_s, _coarseness_s(written)) else None
     elif reset_s is not None and reset_s > _SLACK * window_s + _coarseness_s(written):
         window_s = None
-    return None if window_s is None else _Bucket(family.counts, limit * _MINUTE_S / window_s, left, reset_s)
+    if window_s is None:
+        return None
+    return _Bucket(family.counts, limit * _MINUTE_S / window_s, left, _certain_s(reset_s, written, window_s))
+
+
+def _certain_s(reset_s: float | None, written: str, window_s: float) -> float | None:
+    """Return the part of a reset that is certain: one in whole seconds is rounded up, in short windows by much."""
+    if reset_s is None or window_s >= _MINUTE_S:
+        return reset_s
+    return max(0.0, reset_s - _coarseness_s(written))
 
 
 def _is_of_a_minute(limit: float, left: float | None, reset_s: float | None, coarseness_s: float) -> bool:
@@ -201,7 +210,8 @@ def _bare(stem: str, headers: Mapping[str, str], unix_now: float) -> Iterator[_B
         if window_s <= LONGEST_WINDOW_S:
             left, reset = now.get(policy.name, ("", ""))
             per_minute = policy.quota * _MINUTE_S / window_s
-            yield _Bucket(policy.counts, per_minute, _count(left), _reset_s(reset, unix_now))
+            reset_s = _certain_s(_reset_s(reset, unix_now), reset, window_s)
+            yield _Bucket(policy.counts, per_minute, _count(left), reset_s)
 
 
 @dataclass(frozen=True, slots=True)
