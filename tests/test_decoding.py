@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchchat.send.decoding import PIECE_BYTES, Decoder, DecodingError
 
 
-@pytest.mark.parametrize("coding", ["", "identity", "Identity, identity"])
+@pytest.mark.parametrize("coding", ["", "identity", "Identity, identity", "none", "UTF-8"])
 def test_plain_bytes_pass_as_they_are(coding: str) -> None:
     """Without a coding nothing is changed or copied."""
     data = b"anything \xff\x00"

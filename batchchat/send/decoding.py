@@ -11,6 +11,8 @@ PIECE_BYTES = 2**20
 ACCEPTED = "gzip"
 """What a request says that it takes (RFC 9110, section 12.5.3); `deflate` is read, since some send it unasked."""
 
+_NO_CODINGS = frozenset({"", "identity", "none", "utf-8"})
+"""Names that stand for none; the last two are no codings, but some servers take the header for another."""
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _MEMBER = b"\x1f\x8b\x08"
 """How a member of a gzip file begins; there may be several, one behind the other (RFC 1952, section 2.2)."""
@@ -24,8 +26,9 @@ class Decoder:
     """Decodes one reply."""
 
     def __init__(self, content_encoding: str) -> None:
-        codings = [coding for part in content_encoding.lower().split(",") if (coding := part.strip()) != "identity"]
-        codings = [coding for coding in codings if coding]
+        codings = [
+            coding for part in content_encoding.lower().split(",") if (coding := part.strip()) not in _NO_CODINGS
+        ]
         # Two codings, one in the other, are no real endpoint's, but a bomb that a bound on one of them does not stop.
         if len(codings) > 1 or (codings and codings[0] not in ("gzip", "x-gzip", "deflate")):
             message = f"the reply is encoded as {content_encoding[:100]!r}, and only gzip was asked for"
