@@ -108,7 +108,14 @@ class Transport:
                     await stream.aclose()
         except HaltedError:
             return None
-        except (TimeoutError, TooLargeError, DecodingError, httpx.TransportError, OSError) as error:
+        except (
+            TimeoutError,
+            TooLargeError,
+            DecodingError,
+            httpx.DecodingError,
+            httpx.TransportError,
+            OSError,
+        ) as error:
             if not received.is_complete:
                 return self._failure(error, received.status or None, deadline)
         content = received.content()
@@ -163,7 +170,7 @@ class Transport:
             return Failure("timeout", str(deadline), status, is_outcome_unknown=True)
         if isinstance(error, httpx.TimeoutException):
             return Failure("timeout", f"no reply in time ({text})", is_outcome_unknown=True)
-        if isinstance(error, DecodingError):
+        if isinstance(error, (DecodingError, httpx.DecodingError)):
             return Failure("protocol", text, is_outcome_unknown=True)
         return Failure("connect", f"the connection broke before the reply was whole: {text}", is_outcome_unknown=True)
 
