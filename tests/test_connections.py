@@ -61,13 +61,15 @@ class Server:
 class Proxy(Server):
     """A proxy that opens tunnels, and counts them among its heads."""
 
+    answer = b"HTTP/1.1 200 Connection established\r\nx-from: the proxy\r\n\r\n"
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Open one tunnel to where the CONNECT says."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
         port = int(head.split()[1].rsplit(":", 1)[1])
         away_reader, away_writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"HTTP/1.1 200 Connection established\r\nx-from: the proxy\r\n\r\n")
+        writer.write(self.answer)
         await asyncio.gather(_pump(reader, away_writer), _pump(away_reader, writer))
 
 
@@ -229,6 +231,48 @@ def test_proxy_that_opens_no_tunnel_was_not_asked() -> None:
             with pytest.raises(httpx.ProxyError):
                 await asked(pool, "https://localhost:9/v1", before_write=lambda: written.append(True))
             assert written == []
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_tunnel_that_ends_where_it_begins_is_a_failure_and_no_more() -> None:
+    """A proxy that opens a tunnel to nowhere costs one attempt, and puts nothing on the terminal."""
+
+    class Closing(Server):
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """Say yes, and close."""
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK[:15] + b"\r\n\r\n")
+            writer.close()
+
+    async def scenario() -> None:
+        errors: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        async with serving(Closing()) as proxy, pooled(f"http://127.0.0.1:{proxy.port}") as pool:
+            for _ in range(5):
+                with pytest.raises(httpx.ConnectError):
+                    await asked(pool, "https://localhost:9/v1")
+            await asyncio.sleep(0.05)
+        assert errors == []
+
+    run(scenario)
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_proxy_may_end_its_lines_without_cr() -> None:
+    """A tunnel is open with the first line without text, however it ends."""
+
+    class Careless(Proxy):
+        answer = b"HTTP/1.0 200 Connection established\n\n"
+
+    async def scenario() -> None:
+        async with (
+            serving(Server(), with_tls=True) as server,
+            serving(Careless()) as proxy,
+            pooled(f"http://127.0.0.1:{proxy.port}") as pool,
+        ):
+            assert await asked(pool, f"https://localhost:{server.port}/v1") == (200, b"yes")
 
     run(scenario)
 
@@ -461,6 +505,16 @@ def test_bytes_behind_a_reply_are_never_the_next_one(excess: bytes, delay_s: flo
             True,
         ),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3  \r\nyes\r\n0\r\n\r\n", b"yes", True),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\n\r\n",
+            b"yes",
+            True,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n3\r\nyes\r\n0\r\n\r\n",
+            b"yes",
+            True,
+        ),
         (b"HTTP/1.0 200 OK\r\ncontent-length: 3\r\n\r\nyes", b"yes", False),
         (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 3\r\n\r\nyes", b"yes", True),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nyes", b"yes", False),

@@ -63,9 +63,13 @@ class Connection(asyncio.Protocol):
         self._status = self._headless_bytes = self._unread_bytes = 0
         self._is_silent = self._is_whole = self._may_stay = self._is_paused = self._is_used = False
         self._parser = parser = httptools.HttpResponseParser(self)
-        # What others read as well: lines that end without CR, headers in several lines, blanks behind a chunk's size.
+        # What others read as well: lines that end without CR, headers in several lines, blanks behind a chunk's size,
+        # and a length beside chunks, which win (RFC 9112, 6.3).
         parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+            lenient_headers=True,
+            lenient_chunked_length=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
         )
         self._feed = parser.feed_data
 
@@ -88,10 +92,11 @@ class Connection(asyncio.Protocol):
             self._transport.writelines((b"%b%d\r\n\r\n" % (head, len(body)), body))
 
     def close(self) -> None:
-        """Close it at once, whatever is under way."""
-        self._all.idle.pop(self, None)
-        self._all.open.discard(self)
-        self._transport.abort()
+        """Close it at once, whatever is under way; one that was never open, or no longer is, stays as it is."""
+        if self in self._all.open:
+            self._all.idle.pop(self, None)
+            self._all.open.discard(self)
+            self._transport.abort()
 
     def give_up(self) -> None:
         """Close it; nobody waits for its reply any more."""

@@ -7,6 +7,7 @@ It does not know requests.
 import asyncio
 import errno
 import os
+import re
 import socket
 import ssl
 from base64 import b64encode
@@ -28,6 +29,8 @@ SILENT_S = 60
 take minutes without a byte, and routers forget such connections."""
 LARGEST_HEAD_BYTES = 300 * 2**10
 
+_HEAD_END = re.compile(rb"\n\r?\n")
+"""The line without text that ends a head; some end their lines without CR."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Address = tuple[int, Any]
@@ -214,9 +217,9 @@ class _Tunnel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take a part of its reply."""
         self._received += data
-        is_whole = b"\r\n\r\n" in self._received or len(self._received) > LARGEST_HEAD_BYTES
+        is_whole = _HEAD_END.search(self._received) or len(self._received) > LARGEST_HEAD_BYTES
         if is_whole and not self._answer.done():
-            self._answer.set_result(self._received.partition(b"\r\n")[0])
+            self._answer.set_result(self._received.partition(b"\n")[0])
 
     def connection_lost(self, _: Exception | None) -> None:
         """Take that none comes."""
