@@ -88,6 +88,16 @@ def test_last_output_stays_however_old_it_is(place: Place) -> None:
     assert place.run("last") == 0
 
 
+def test_longer_age_after_a_shorter_one_still_prunes(place: Place) -> None:
+    """What an earlier prune took the marks of is no run whose use is unknown; what it used besides still stays."""
+    place.run("ancient", "used again", days_ago=200)
+    place.run("used again", "old", days_ago=30)
+    place.run("used again", days_ago=20)
+    assert "2 answers and 0 failures removed" in place.prune("25d").stderr
+    assert "0 answers and 0 failures removed" in place.prune("90d").stderr
+    assert place.run("used again") == 0
+
+
 def test_file_shrinks_and_stays_whole(place: Place) -> None:
     """The space goes back to the system, rows keep their numbers, and a second time there is nothing left to do."""
     place.run(*(f"old {number} {'x' * 300}" for number in range(600)), days_ago=200)

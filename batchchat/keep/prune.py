@@ -13,7 +13,7 @@ from pathlib import Path
 from batchchat.keep.connection import connected, damaged, translated
 from batchchat.keep.files import FILE_MODE, shrinking_mark, sync_folder
 from batchchat.keep.rows import COLUMNS, is_whole, run_of
-from batchchat.keep.uses import KINDS, UNREADABLE, is_marked, marks_of
+from batchchat.keep.uses import KINDS, UNREADABLE, empty, is_marked, marks_of
 from batchchat.runs import RunRecord
 
 GROUP = 4096
@@ -60,8 +60,10 @@ def prune(path: Path, older_than_s: float) -> Pruned:
             answers, failures = (_remove(connection, kind, old, recent) for kind in KINDS)
         except UNREADABLE as error:
             raise damaged(path, f"what the runs used cannot be read: {error}") from error
-        for run in old:
-            connection.execute("DELETE FROM uses WHERE run = ?", (run,))
+        # What only they used is gone, and the rest is marked by others: to a prune that goes back less far, too.
+        connection.execute("BEGIN IMMEDIATE")
+        empty(connection, [run.run for run in runs if run.run in old and run.end_reason == "finished"])
+        connection.execute("COMMIT")
         freed_bytes, shrank = _shrink(path, connection)
         return Pruned(answers, failures, freed_bytes, shrank)
 

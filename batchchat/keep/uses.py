@@ -7,7 +7,7 @@ most for longer. It does not know what the answers are.
 
 import sqlite3
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 PART_ROWS = 65_536
 """Rows of which the marks are stored together."""
@@ -74,6 +74,13 @@ def marks_of(connection: sqlite3.Connection, kind: str, runs: Iterable[int]) -> 
             bits = _bits(zlib.decompress(marks)) | _bits(found.get(part, b""))
             found[part] = bytearray(bits.to_bytes(PART_ROWS // 8, "little"))
     return found
+
+
+def empty(connection: sqlite3.Connection, runs: Collection[int]) -> None:
+    """Let the outputs of some runs have nothing any more, which is something that is known."""
+    connection.executemany("DELETE FROM uses WHERE run = ?", [(run,) for run in runs])
+    none = zlib.compress(bytes(PART_ROWS // 8), 1)
+    connection.executemany("INSERT INTO uses VALUES (?, ?, 0, ?)", [(run, KINDS[0], none) for run in runs])
 
 
 def is_marked(marks: Marks, row: int) -> bool:
