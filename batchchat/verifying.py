@@ -127,7 +127,10 @@ def _compare_files(plan: Plan, checkpoint: Checkpoint, part: Part, found: Verifi
         own: Iterable[Batch] = ()
         if waiting is not None and waiting[0] == number:
             own = waiting[1]
-        _compare(plan, output, part, ((one, outcomes_for(one)) for one in own), found)
+        if not output.exists() and any(one.exists() for one in plan.outputs):
+            found.differences.append(Difference(f"{output}: is missing, and others of the input's files have theirs"))
+        else:
+            _compare(plan, output, part, ((one, outcomes_for(one)) for one in own), found)
         if found.is_over:
             return
         if waiting is not None and waiting[0] == number:

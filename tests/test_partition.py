@@ -190,6 +190,19 @@ def test_folder_verifies_until_one_of_its_files_is_changed(place: Place) -> None
     found = verifying.verify(plan).differences
     assert {one.row for one in found if one.row} == {"3 of b.csv"}
     assert any(one.problem.startswith("c.csv: ") for one in found)
-    changed.unlink()
+
+
+def test_missing_file_of_a_folder_is_a_difference_and_a_folder_without_any_is_an_error(place: Place) -> None:
+    """One that went is told beside what the others have; where none is, there is nothing to compare."""
+    place.run()
+    plan = pipeline.prepare(load_job(place.job()), is_read_only=True)
+    gone = place.folder / "out" / "mon" / "b.csv"
+    gone.unlink()
+    (found,) = verifying.verify(plan).differences
+    assert found.problem == f"{gone}: is missing, and others of the input's files have theirs"
+    ended = command("verify", place.job(), cwd=place.folder)
+    assert (ended.code, "b.csv: is missing" in ended.stderr) == (1, True)
+    for output in plan.outputs:
+        output.unlink(missing_ok=True)
     with pytest.raises(OutputError, match="there is no output to verify"):
         verifying.verify(plan)
