@@ -69,7 +69,7 @@ def written(path: Path, plan: OutputPlan, empty: pl.DataFrame) -> Iterator[Writt
     """
     with path.open("rb") as file:
         if path.suffix.lower() == ".parquet":
-            yield _Parquet(file, plan, empty)
+            yield _Parquet(path, file, plan, empty)
         else:
             is_csv = path.suffix.lower() == ".csv"
             cells = _csv_cells(empty.columns) if is_csv else _json_cells
@@ -81,7 +81,7 @@ class _Parquet:
 
     end = "the file ends before it"
 
-    def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
+    def __init__(self, path: Path, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
         import pyarrow.parquet as pq
 
         self._plan = plan
@@ -89,6 +89,7 @@ class _Parquet:
         format_of(Path("empty.parquet"))(stream, plan, empty).finish()
         self._schema = _frame(pq.ParquetFile(stream).schema_arrow.empty_table()).schema
         with _readable():
+            pl.read_parquet_schema(path)  # a damaged footer may be readable to one library and not to the other
             self._parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
         self._batches = self._read()
         self._pending: list[pl.DataFrame] = []
