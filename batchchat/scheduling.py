@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import time
 from pathlib import Path
@@ -76,13 +77,21 @@ class Nightly:
     @property
     def command(self) -> str:
         """The shell command of a run, for any /bin/sh; its exit code is that of `batchchat run`."""
-        environment = _quoted(self.environment)
+        return self._command(_quoted)
+
+    @property
+    def short_command(self) -> str:
+        """The same command; only the folder that it goes to first is named from the root."""
+        return self._command(lambda path: _quoted(f"./{path.relative_to(self.folder)}"))
+
+    def _command(self, spelled: Callable[[Path], str]) -> str:
+        environment = spelled(self.environment)
         # -P: no file of the job's folder takes the place of a module.
-        run = f"{_quoted(sys.executable)} -P -m batchchat run {_quoted(self.job)} --json --log-format json"
+        run = f"{_quoted(sys.executable)} -P -m batchchat run {spelled(self.job)} --json --log-format json"
         return (
-            f"cd {_quoted(self.folder)} && mkdir -p -m 700 {_quoted(self.log.parent)} || exit 2;"
+            f"cd {_quoted(self.folder)} && mkdir -p -m 700 {spelled(self.log.parent)} || exit 2;"
             f" if [ -r {environment} ]; then set -a; . {environment}; set +a; fi;"
-            f" exec {run} >>{_quoted(self.summaries)} 2>>{_quoted(self.log)}"
+            f" exec {run} >>{spelled(self.summaries)} 2>>{spelled(self.log)}"
         )
 
     @property
@@ -109,13 +118,19 @@ def crontab_block(nightly: Nightly) -> str:
     Raises:
         UsageError: the line would be longer than cron takes.
     """
-    line = f"{nightly.at.minute} {nightly.at.hour} * * * {nightly.command.replace('%', chr(92) + '%')}"
+    line = _crontab_line(nightly, nightly.command)
+    if len(line.encode()) > LONGEST_LINE:
+        line = _crontab_line(nightly, nightly.short_command)
     if len(line.encode()) > LONGEST_LINE:
         message = f"the line would have {len(line):,} characters, and cron takes {LONGEST_LINE}; use --systemd"
         raise UsageError(message)
     begin, end = _marks(nightly)
     notes = [f"# {note}" for note in [*nightly.notes, "The time is that of this machine's clock and time zone."]]
     return "\n".join([begin, *notes, line, end, ""])
+
+
+def _crontab_line(nightly: Nightly, command: str) -> str:
+    return f"{nightly.at.minute} {nightly.at.hour} * * * {command.replace('%', chr(92) + '%')}"
 
 
 def _marks(nightly: Nightly) -> tuple[str, str]:

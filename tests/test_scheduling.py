@@ -97,6 +97,21 @@ def test_crontab_line_runs_under_crons_own_environment(place: Place, tmp_path: P
         assert str(place.state / name) in printed.stdout
 
 
+def test_crontab_line_of_a_deep_folder_names_it_once(place: Place, tmp_path: Path) -> None:
+    """A line that would be too long for cron with every path from the root still runs, and its comments have them."""
+    folder = place.folder / ("100% deep " * 15)
+    shutil.copytree(place.folder, folder)
+    printed = batchchat("schedule", folder / "job.yaml", "--at", "02:05")
+    assert printed.code == 0, printed.stderr
+    line = cron_line(printed.stdout)
+    assert len(line.encode()) <= LONGEST_LINE
+    assert as_cron_runs(line, tmp_path) == 0
+    assert (folder / "out.parquet").exists()
+    log = folder / ".batchchat" / "job.log"
+    assert log.exists()
+    assert str(log) in printed.stdout
+
+
 def test_crontab_line_needs_no_environment_file(place: Place, tmp_path: Path) -> None:
     """Where there is none, and not even its folder, the run starts all the same; here it misses what the file said."""
     line = cron_line(batchchat("schedule", place.job, "--at", "02:05").stdout).replace(" -P -m ", " -P -c 'print(1)' ")
@@ -144,7 +159,7 @@ NIGHTLY = Nightly(Path("/srv/jobs/triage.yaml"), "triage", time(2, 0), "OXEN_API
 
 def test_line_too_long_for_cron_is_refused() -> None:
     """Cron would cut it, or refuse the whole crontab."""
-    deep = Nightly(Path("/srv", "x" * 200, "triage.yaml"), "triage", time(2, 0), None)
+    deep = Nightly(Path("/srv", *["x" * 200] * 5, "triage.yaml"), "triage", time(2, 0), None)
     assert len(cron_line(crontab_block(NIGHTLY))) < LONGEST_LINE
     with pytest.raises(UsageError, match=f"cron takes {LONGEST_LINE}"):
         crontab_block(deep)
