@@ -277,6 +277,19 @@ def test_newer_failure_replaces_the_older(tmp_path: Path) -> None:
         assert checkpoint.failure_groups(10) == [FailureGroup("server", "second", 1)]
 
 
+def test_rare_kind_of_failure_is_not_left_out_for_many_messages_of_another(tmp_path: Path) -> None:
+    """Whose every message is another, as those that repeat the prompt, leaves the other kinds their place."""
+    with started(tmp_path / "c.sqlite") as checkpoint:
+        often: list[tuple[bytes, Outcome]] = [
+            (f"{number}/{part}".encode(), given_up(f"message {number}")) for number in range(20) for part in range(3)
+        ]
+        rare = given_up("filtered", kind="content_filter", is_transient=False)
+        checkpoint.commit([*often, (b"rare", rare)], Progress())
+        groups = checkpoint.failure_groups(10)
+    assert [group.count for group in groups] == [3] * 9 + [1]
+    assert groups[-1].kind == "content_filter"
+
+
 OF_EACH_KIND: list[tuple[bytes, Outcome]] = [
     (b"answer", answered()),
     (b"transient", given_up()),
@@ -834,7 +847,7 @@ def test_failures_are_grouped_most_frequent_first(tmp_path: Path) -> None:
             FailureGroup("timeout", "often", 1),
         ]
         assert checkpoint.failure_groups(10) == groups
-        assert checkpoint.failure_groups(2) == groups[:2]
+        assert checkpoint.failure_groups(2) == [groups[0], groups[2]]  # one of each kind first
 
 
 def test_older_version_is_not_read_before_it_is_migrated(tmp_path: Path) -> None:

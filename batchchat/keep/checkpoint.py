@@ -271,7 +271,7 @@ class Checkpoint:
             return int(self._connection.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        """Return the most frequent failures that stand, each with the rows of its oldest.
+        """Return the most frequent failures that stand, each with the rows of its oldest; of each kind at least one.
 
         That is what the newest run gave up, and what an earlier one did and none has asked again: what is final, and
         what is not but came after the last finished run. Where the newest finished, and met no failure of an earlier
@@ -284,7 +284,7 @@ class Checkpoint:
             values = {"newest": run.run if run else 0, "finished": finished or 0, "has_earlier": not is_all_new}
             rows = (row for row in self._connection.execute(_STANDING_FAILURES, values) if is_whole("failures", row))
             alike = groupby(rows, key=lambda row: (row[5], row[6]))
-            return nsmallest(limit, (_group(*reason, found) for reason, found in alike), key=_most_frequent)
+            return _most_telling(limit, (_group(*reason, found) for reason, found in alike))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -312,6 +312,16 @@ def _group(kind: str, message: str, rows: Iterator[Sequence[Any]]) -> FailureGro
         if len(names) < EXAMPLE_ROWS and row[-2] is not None:  # as of a failure of an older version
             names.append(row[-2])
     return FailureGroup(kind, message, count, tuple(names))
+
+
+def _most_telling(limit: int, groups: Iterator[FailureGroup]) -> list[FailureGroup]:
+    """Return the most frequent group of each kind, then of all; those of a kind come one after the other."""
+    by_kind = [
+        nsmallest(limit, of_kind, key=_most_frequent) for _, of_kind in groupby(groups, key=lambda group: group.kind)
+    ]
+    others = [group for of_kind in by_kind for group in of_kind[1:]]
+    chosen = [of_kind[0] for of_kind in by_kind] + nsmallest(max(limit - len(by_kind), 0), others, key=_most_frequent)
+    return sorted(chosen, key=_most_frequent)
 
 
 def _most_frequent(group: FailureGroup) -> tuple[int, str, str]:
