@@ -19,7 +19,7 @@ import pytest
 
 from batchchat.records import Failure
 from batchchat.send.exchange import RACE_S
-from batchchat.send.failures import Verdict, verdict
+from batchchat.send.failures import Verdict, is_race, verdict
 from batchchat.send.timelimits import TimeLimits
 from batchchat.send.transport import LINGER_S, Reply, Transport, proxy_for
 
@@ -400,31 +400,39 @@ def test_failed_connection_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("fault", [reset_at_once, close_at_once])
-def test_used_connection_that_was_closed_meanwhile_costs_nothing(fault: Script) -> None:
-    """A server that closes an idle connection just as it is used never saw the request: it is sent once more."""
+def test_used_connection_that_was_closed_meanwhile_is_told_apart(fault: Script) -> None:
+    """A server that closes a used connection may have billed the request: it is not sent again behind our back."""
     asked: list[bytes] = []
 
     async def script(exchange: Exchange) -> None:
         asked.append(exchange.body)
-        await (fault if exchange.number in (1, 3) else yes)(exchange)
+        await (fault if exchange.number in (1, 2) else yes)(exchange)
 
-    outcomes, server = outcomes_of(script, count=3)
-    assert [type(outcome) for outcome in outcomes] == [Reply] * 3
-    assert asked == [b'{"n":0}', b'{"n":1}', b'{"n":1}', b'{"n":2}', b'{"n":2}']
+    outcomes, server = outcomes_of(script, count=4)
+    assert [type(outcome) for outcome in outcomes] == [Reply, Failure, Failure, Reply]
+    raced, fresh = outcomes[1:3]
+    assert isinstance(raced, Failure)
+    assert isinstance(fresh, Failure)
+    assert (is_race(raced), is_race(fresh)) == (True, False)
+    assert raced.is_outcome_unknown
+    assert asked == [b'{"n":0}', b'{"n":1}', b'{"n":2}', b'{"n":3}']
     assert server.connections == 3
 
 
-def test_free_repeat_is_made_once() -> None:
-    """When the new connection breaks as well, it is no race, and the outcome is unknown."""
+def test_request_that_met_a_closed_connection_goes_out_again_on_its_own() -> None:
+    """The second time it takes no used connection, and then any is good again."""
+    numbers = (0, 1, 2, 1, 3)
 
     async def script(exchange: Exchange) -> None:
-        await (reset_at_once if exchange.number in (1, 2) else yes)(exchange)
+        await (reset_at_once if exchange.number == 1 else yes)(exchange)
 
-    outcomes, server = outcomes_of(script, count=3)
-    assert [type(outcome) for outcome in outcomes] == [Reply, Failure, Reply]
-    assert isinstance(outcomes[1], Failure)
-    assert outcomes[1].is_outcome_unknown
-    assert len(server.exchanges) == 4
+    async def scenario() -> tuple[list[Reply | Failure | None], int]:
+        async with serving(script) as server, reaching(server.base_url) as way:
+            return [await way.send(b'{"n":%d}' % number) for number in numbers], server.connections
+
+    outcomes, connections = asyncio.run(scenario())
+    assert [type(outcome) for outcome in outcomes] == [Reply, Failure, Reply, Reply, Reply]
+    assert connections == 3
 
 
 def test_first_connection_that_breaks_is_not_asked_again() -> None:

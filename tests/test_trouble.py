@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from batchchat.records import ChatRequest, Failure
 from batchchat.send.concurrency import Concurrency
+from batchchat.send.failures import CLOSED_WHILE_IDLE
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing, Pending
 from batchchat.send.tally import Tally
@@ -23,6 +26,7 @@ from batchchat.send.trouble import (
 
 REFUSED = Failure("connect", "cannot connect to api:443: Connection refused")
 RESET = Failure("connect", "the connection broke before the reply was whole", is_outcome_unknown=True)
+RACE = replace(RESET, code=CLOSED_WHILE_IDLE)
 GATEWAY = Failure("server", "upstream is gone", 503)
 CRASH = Failure("server", "internal error", 500)
 BAD_KEY = Failure("auth", "Invalid API key", 401)
@@ -89,6 +93,14 @@ class World:
 
 
 # An endpoint that is down
+
+
+def test_connections_that_were_closed_just_before_are_nobodys_fault() -> None:
+    """The row is asked again at once, however often it happens; nothing is charged, and nobody waits."""
+    world = World()
+    assert [world.fail("a", RACE) for _ in range(2 * OUTAGE_ROWS)] == [Again(world.now)] * 2 * OUTAGE_ROWS
+    assert not world.is_holding()
+    assert not world.attempts
 
 
 def test_one_request_that_cannot_be_sent_is_chance() -> None:

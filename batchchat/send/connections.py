@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from batchchat.send.exchange import CLOSED_AT_ONCE, ClosedWhileIdleError, Connection, Connections, Headers, ReplyStream
+from batchchat.send.exchange import WANTS_NEW, Connection, Connections, Headers, ReplyStream
 from batchchat.send.opening import Opener, OpeningError, Origin, Proxy, Trust
 
 KEEPALIVE_EXPIRY_S = 4
@@ -27,8 +27,7 @@ _TARGET = re.compile(rb"[!-~]+")
 class ConnectionPool(httpx.AsyncBaseTransport):
     """Connections, as many as are asked for, over an `http` or `https` proxy or none.
 
-    Of a request's extensions it obeys `timeout` (`connect` and `read`) and `before_write`. A request on a connection
-    that the server closed while it was idle is sent again on another: it was never seen.
+    Of a request's extensions it obeys `timeout` (`connect` and `read`), `before_write` and `wants_new`.
 
     Raises:
         OSError: the certificates that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
@@ -45,6 +44,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
 
         Raises:
             httpx.TransportError: it failed; a `ConnectError`, `ConnectTimeout` or `ProxyError` before it was written.
+            ClosedWhileIdleError: it failed on a connection that was used before, as if that had been closed meanwhile.
             HaltedError: `before_write` said so.
         """
         headers = [header for header in request.headers.raw if header[0].lower() not in _FRAMING]
@@ -60,21 +60,17 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         route = self._routes.get(url) or self._new_route(url)
         head = route.head(headers)
         reply = ReplyStream(extensions)
-        connection = route.place.idle_connection()
-        while True:
-            if connection is None:
-                connection = await self._opened(route.place, reply)
-            connection.write(head, body, reply)
-            try:
-                while not reply.has_head:
-                    await reply.more()
-            except ClosedWhileIdleError:
-                connection, reply = None, ReplyStream(extensions, written_at=reply.written_at)
-            except BaseException:
-                await reply.aclose()
-                raise
-            else:
-                return reply
+        connection = None if extensions.get(WANTS_NEW) else route.place.idle_connection()
+        if connection is None:
+            connection = await self._opened(route.place, reply)
+        connection.write(head, body, reply)
+        try:
+            while not reply.has_head:
+                await reply.more()
+        except BaseException:
+            await reply.aclose()
+            raise
+        return reply
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -113,9 +109,6 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             failure = kind(str(error))
             if error.number:
                 failure.__cause__ = OSError(error.number, os.strerror(error.number))
-        if reply.written_at > 0.0:  # on another connection, which broke
-            message = f"{CLOSED_AT_ONCE}, and there is no other: {failure}"
-            raise httpx.ReadError(message)
         raise failure
 
 

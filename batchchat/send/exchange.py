@@ -19,9 +19,11 @@ import httpx
 from batchchat.send.opening import LARGEST_HEAD_BYTES
 
 RACE_S = 0.1
-"""Seconds within which a used connection that breaks, without a byte, was closed by the server before it was asked."""
+"""Seconds within which a used connection that breaks, without a byte, may have been closed before it was asked."""
 BEFORE_WRITE = "before_write"
 """The extension of a request that holds what is called just before its first byte is written; False forbids that."""
+WANTS_NEW = "wants_new"
+"""The extension of a request that must have a connection of its own, on which no other was answered."""
 CLOSED_AT_ONCE = "the server closed the connection without a reply"
 _CLOSED_EARLY = "the server closed the connection in the middle of its reply"
 
@@ -38,8 +40,8 @@ class HaltedError(Exception):
     """The run has stopped, and the request was not written."""
 
 
-class ClosedWhileIdleError(Exception):
-    """The server closed the connection before it saw the request."""
+class ClosedWhileIdleError(httpx.ReadError):
+    """The server closed the connection, likely before it saw the request; nobody can know, and it may be billed."""
 
 
 class Connections:
@@ -215,7 +217,7 @@ class Connection(asyncio.Protocol):
         elif reply.has_head and cause is None and _ends_with_connection(reply.headers):
             self._fail(None)
         elif self._is_silent and self._is_used and time.monotonic() - reply.written_at <= RACE_S:
-            self._fail(ClosedWhileIdleError())
+            self._fail(ClosedWhileIdleError(CLOSED_AT_ONCE))
         elif cause is not None:
             error = httpx.ReadError(str(cause))
             error.__cause__ = cause
@@ -240,8 +242,8 @@ class ReplyStream(httpx.AsyncByteStream):
     _error: Exception | None = None
     _waiter: asyncio.Future[None] | None = None
 
-    def __init__(self, extensions: Mapping[str, Any], written_at: float = 0.0) -> None:
-        self.written_at = written_at
+    def __init__(self, extensions: Mapping[str, Any]) -> None:
+        self.written_at = 0.0
         self.timeout: Mapping[str, float | None] = extensions.get("timeout", _NO_LIMITS)
         self.before_write: Callable[[], bool] | None = extensions.get(BEFORE_WRITE)
         self.parts: list[bytes] = []

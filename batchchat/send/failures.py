@@ -12,6 +12,9 @@ from typing import NamedTuple
 from batchchat.records import Failure
 from batchchat.send import errorwords
 
+CLOSED_WHILE_IDLE = "closed_while_idle"
+"""Our own word for a request on a used connection that broke at once, without a byte."""
+
 
 class Verdict(Enum):
     """What follows from a failure."""
@@ -167,6 +170,11 @@ def verdict(failure: Failure) -> Verdict:
 def is_transient(failure: Failure) -> bool:
     """Whether asking the same again later may well succeed."""
     return verdict(failure) in (Verdict.RETRY, Verdict.CUT, Verdict.HOLD)
+
+
+def is_race(failure: Failure) -> bool:
+    """Whether a request met a connection that the server closed, as it seems, just before; its outcome is not known."""
+    return failure.code == CLOSED_WHILE_IDLE and failure.status is None
 
 
 def is_overload(failure: Failure) -> bool:

@@ -18,7 +18,8 @@ from batchchat.errors import UsageError
 from batchchat.records import Failure
 from batchchat.send.connections import ConnectionPool
 from batchchat.send.decoding import ACCEPTED, Decoder, DecodingError
-from batchchat.send.exchange import BEFORE_WRITE, HaltedError, ReplyStream
+from batchchat.send.exchange import BEFORE_WRITE, WANTS_NEW, ClosedWhileIdleError, HaltedError, ReplyStream
+from batchchat.send.failures import CLOSED_WHILE_IDLE
 from batchchat.send.redaction import Redaction
 from batchchat.send.stream import ReplyBody
 from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
@@ -78,6 +79,7 @@ class Transport:
         self._reader = _HeaderReader(self._redaction)
         self._limits, self._alarm = limits, Alarm()
         self._is_halted = False
+        self._want_new: set[int] = set()  # hashes of bodies that go out again, on a connection of their own
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
         if api_key is not None:
             headers["authorization"] = f"Bearer {api_key}"
@@ -117,6 +119,8 @@ class Transport:
             OSError,
         ) as error:
             if not received.is_complete:
+                if isinstance(error, ClosedWhileIdleError):
+                    self._want_new.add(hash(body))
                 return self._failure(error, received.status or None, deadline)
         content = received.content()
         if isinstance(content, Failure):
@@ -147,7 +151,10 @@ class Transport:
             deadline.on_written()
             return not self._is_halted
 
-        extensions = {"timeout": self._timeout, BEFORE_WRITE: before_write}
+        wants_new = bool(self._want_new) and hash(body) in self._want_new
+        if wants_new:
+            self._want_new.discard(hash(body))
+        extensions = {"timeout": self._timeout, BEFORE_WRITE: before_write, WANTS_NEW: wants_new}
         if isinstance(self._transport, ConnectionPool):
             reply = await self._transport.post(self._url, self._headers, body, extensions)
             return reply.status, reply.headers, reply
@@ -172,7 +179,9 @@ class Transport:
             return Failure("timeout", f"no reply in time ({text})", is_outcome_unknown=True)
         if isinstance(error, (DecodingError, httpx.DecodingError)):
             return Failure("protocol", text, is_outcome_unknown=True)
-        return Failure("connect", f"the connection broke before the reply was whole: {text}", is_outcome_unknown=True)
+        code = CLOSED_WHILE_IDLE if isinstance(error, ClosedWhileIdleError) else None
+        message = f"the connection broke before the reply was whole: {text}"
+        return Failure("connect", message, code=code, is_outcome_unknown=True)
 
 
 def new_pool(url: httpx.URL) -> ConnectionPool:

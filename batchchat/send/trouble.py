@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from batchchat.records import Failure
-from batchchat.send.failures import ADVICE, Verdict, is_overload, may_be_outage, verdict
+from batchchat.send.failures import ADVICE, Verdict, is_overload, is_race, may_be_outage, verdict
 from batchchat.send.gate import Gate
 from batchchat.send.jsonvalue import mapping_of, read_json
 from batchchat.send.pacing import Pacing, Pending
@@ -139,6 +139,8 @@ class Trouble:
 
         `is_rest_tried` says that every row without an outcome has been asked before.
         """
+        if is_race(failure):
+            return Again(now)  # on another connection; it may have been billed, but is nobody's fault
         started_at = pending.started_at
         self._note_cut(failure, now - started_at)
         self._tally.has_reached |= failure.status is not None or failure.is_outcome_unknown
