@@ -216,6 +216,20 @@ def test_request_waits_for_the_store_to_know_of_it() -> None:
     assert noted.held_tokens == worst_of().tokens
 
 
+def test_kill_counts_little_as_gone_that_was_never_sent() -> None:
+    """The store is told of a tenth of what is left beforehand, however many slots are free, or of one request."""
+    worst = worst_of()
+    for affordable, told in ((40, 4), (2, 1)):
+        spending = Spending(
+            Budget(Amount(worst.usd * affordable, worst.tokens * affordable)), WorstCase(lambda _: PRICE)
+        )
+        spending.entry(Pending(request_of()), is_quiet=True)
+        spending.tell(free_slots=500)
+        noted = spending.noted(Progress())
+        assert noted.held_usd == pytest.approx(worst.usd * told)
+        assert noted.held_tokens == worst.tokens * told
+
+
 def test_few_start_before_a_first_reply_shows_what_one_costs() -> None:
     """An endpoint may add more to each prompt than anyone thinks: at first a tenth of the budget is at stake."""
     worst = worst_of()

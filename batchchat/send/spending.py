@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from batchchat.records import NO_USAGE, Completion, Failure, Progress
-from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget, larger
+from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget, larger, smaller
 from batchchat.send.transport import Reply
 from batchchat.send.worstcase import Charge, WorstCase, size_of
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FIRST_SHARE = 0.1
 """Share of what is left that may be under way until a first reply shows how good the bounds are."""
+ALLOWED_SHARE = 0.1
+"""Share of what is left that the store is told of before it is needed: after a kill it counts as gone, sent or not."""
 
 
 class Entry(Enum):
@@ -133,7 +135,9 @@ class Spending:
     def tell(self, free_slots: int) -> None:
         """Note that the store is about to be told; so many more requests may start until it is told again."""
         if self.budget is not None:
-            self.budget.tell(self._largest * max(0, free_slots))
+            budget, slots = self.budget, self._largest * max(0, free_slots)
+            share = Amount(budget.left.usd * ALLOWED_SHARE, budget.left.tokens * ALLOWED_SHARE)
+            budget.tell(smaller(slots, larger(self._largest, share)))
 
     def has_told(self) -> None:
         """Note that the store has the word."""
