@@ -242,7 +242,8 @@ class Progress:
     request of this run) and `rows_failed` were given up. Requests of this run: `requests_sent` in all, of which
     `rate_limited` were turned away and `possibly_billed` ended without a known outcome. `in_flight_bound` is how many
     may be under way until the next commit, `concurrency` the limit on them. Tokens are those of this run's replies.
-    `rows_failed_before` of the failed rows were not asked, as the failure that an earlier run found stands.
+    `rows_failed_before` of the failed rows were not asked, as the failure stands that an earlier run, or a row with the
+    same request, has found.
     `cost_usd` is what the run's replies cost; `requests_unpriced` of them have no known price. `held_usd` and
     `held_tokens` are the most that was spent beside that: on requests without a known outcome, and on those that may be
     under way until the next commit; they are counted only under a budget.

@@ -231,6 +231,16 @@ def test_identical_rows_fail_together() -> None:
     assert (progress.rows_failed, progress.rows_answered, progress.requests_sent) == (3, 0, 1)
 
 
+@pytest.mark.parametrize("concurrency", [1, 3, 50])
+def test_one_of_identical_rows_is_asked_whenever_they_come(concurrency: int) -> None:
+    """How many rows count as asked does not depend on which were in flight when the others came."""
+    chunks = [chunk_of("a", *names(5), "a", "x"), chunk_of("a", "r1", "x"), chunk_of(*names(5), "y", "a")]
+    script = Script({"x": [refusal(400)]})
+    progress = asyncio.run(run(schedule_of(chunks, MemoryStore(), script, concurrency=concurrency)))
+    assert (progress.requests_sent, progress.rows_answered, progress.rows_reused) == (8, 16, 9)
+    assert (progress.rows_failed, progress.rows_failed_before) == (2, 1)
+
+
 def test_row_that_comes_during_its_commit_is_counted() -> None:
     """A row read while the answer of its key is being committed is counted with it and not asked again."""
 

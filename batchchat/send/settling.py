@@ -142,13 +142,13 @@ class Settling:
         try:
             await in_thread(thread, lambda: self._store.commit(kept, progress))
         except Exception:
-            self._conclude([-count for count in waiting_rows], outcomes)
+            self._conclude(waiting_rows, outcomes, -1)
             self._spend(outcomes, -1)
             raise
         for row_count, (pending, outcome) in zip(waiting_rows, outcomes, strict=True):
             self._tally.release(pending.request.key)
             came_meanwhile = self._open.pop(pending.request.key) - row_count
-            self._tally.conclude(came_meanwhile, is_answered=isinstance(outcome, Answer))
+            self._tally.reuse(came_meanwhile, is_answered=isinstance(outcome, Answer))
         self.durable_limit = limit
         self._around.spending.has_told()
         self._committing = ()
@@ -156,9 +156,13 @@ class Settling:
             self._around.has_turned(pending)
         self._around.has_changed()
 
-    def _conclude(self, row_counts: Sequence[int], outcomes: Sequence[tuple[Pending, Outcome]]) -> None:
+    def _conclude(self, row_counts: Sequence[int], outcomes: Sequence[tuple[Pending, Outcome]], sign: int = 1) -> None:
+        """Count the rows of each outcome, or take them back (`sign` -1): one was asked, those like it were not."""
         for row_count, (_, outcome) in zip(row_counts, outcomes, strict=True):
-            self._tally.conclude(row_count, is_answered=isinstance(outcome, Answer))
+            is_answered = isinstance(outcome, Answer)
+            self._tally.conclude(sign, is_answered=is_answered)
+            if row_count > 1:
+                self._tally.reuse(sign * (row_count - 1), is_answered=is_answered)
 
     def _spend(self, outcomes: Sequence[tuple[Pending, Outcome]], sign: int = 1) -> None:
         for pending, outcome in outcomes:
@@ -176,7 +180,7 @@ class Settling:
             await in_thread(thread, lambda: self._store.commit(unkept, progress))
             self._around.spending.has_told()
         except BatchchatError as error:
-            self._conclude([-count for count in row_counts], self._unkept)
+            self._conclude(row_counts, self._unkept, -1)
             self._tally.possibly_billed += len(unkept)
             self._around.has_failed(error)
         self.durable_limit = limit

@@ -37,11 +37,11 @@ class Tally:
     _held: dict[bytes, tuple[Usage, int]] = field(default_factory=dict)
 
     def reuse(self, row_count: int, *, is_answered: bool) -> None:
-        """Count rows whose outcome was in the store before."""
+        """Count rows that were not asked: their outcome was in the store before, or is that of a row like them."""
         self.conclude(row_count, is_answered=is_answered)
         if is_answered:
             self.rows_reused += row_count
-            self.has_completion = True  # of an earlier run, from the same endpoint
+            self.has_completion = True  # of an earlier run or row, from the same endpoint
         else:
             self.rows_failed_before += row_count
 

@@ -38,10 +38,10 @@ def as_object(summary: RunSummary, exit_code: int) -> dict[str, Any]:
         rows_total          int     rows of the input
         rows_read           int     of them, those that were read
         rows_answered       int     of them, those that have their answer
-        rows_reused         int     of the answered, those that had it before this run
+        rows_reused         int     of the answered, those without a request: of an earlier run, or of a row like them
         rows_failed         int     of the rows read, those that were given up
-        rows_failed_before  int     of the failed, those that an earlier run gave up and this one did not ask
-        rows_asked          int     rows that got their answer, or were given up, in this run
+        rows_failed_before  int     of the failed, likewise
+        rows_asked          int     rows that got their answer, or were given up, by requests of this run
         rows_unasked        int     rows that have neither yet
         answers_gone        int     answers of the last finished run's output that no row asks for any more
         requests_sent       int     requests of this run, with those that were sent again
