@@ -19,6 +19,7 @@ from batchchat.send.structured import Structure, Turn, body_for
 from batchchat.send.transport import Reply
 from batchchat.send.worstcase import (
     FIRST_IMAGE,
+    FIRST_MARGIN,
     FIRST_OVERHEAD,
     FIRST_OVERSHOOT,
     KNOWN_AFTER,
@@ -304,10 +305,23 @@ def test_bounds_follow_what_replies_show() -> None:
     size = known_size(request_of())
     quiet, loud = WorstCase(lambda _: PRICE), WorstCase(lambda _: PRICE)
     loud.learn(size, Turn(), Usage(5_000, 150), worst_of())
-    assert loud.request(size, Turn()).tokens == size.prompt_tokens + MARGIN * 5_000 + 100 + MARGIN * 50
+    beyond = 5_000 - size.prompt_tokens
+    at_first = (MARGIN + FIRST_MARGIN / 2) * beyond
+    assert loud.request(size, Turn()).tokens == size.prompt_tokens + at_first + 100 + MARGIN * 50
     for _ in range(KNOWN_AFTER):
         quiet.learn(size, Turn(), Usage(8, 2), worst_of())
     assert quiet.request(size, Turn()).tokens == size.prompt_tokens + LEAST_OVERHEAD + 100
+
+
+def test_caution_wanes_with_each_reply() -> None:
+    """A budget for some thirty short rows has no room for that of the first one."""
+    size, worst_case = known_size(request_of()), WorstCase(lambda _: PRICE)
+    bounds = []
+    for _ in range(8):
+        bounds.append(worst_case.request(size, Turn()).tokens - size.prompt_tokens - 100 - FIRST_OVERSHOOT)
+        worst_case.learn(size, Turn(), Usage(8, 2), worst_of())
+    assert bounds == sorted(bounds, reverse=True)
+    assert (bounds[0], bounds[-1]) == (FIRST_OVERHEAD, LEAST_OVERHEAD)
 
 
 @given(st.lists(st.tuples(st.integers(1, 4_000), st.floats(0.05, 1.0)), min_size=1, max_size=80), st.integers(0, 1_000))

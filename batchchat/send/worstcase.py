@@ -22,6 +22,8 @@ KNOWN_AFTER = 32
 """Usages of a model after which it is taken to have shown what it adds."""
 MARGIN = 1.25
 """By how much what was seen may be exceeded."""
+FIRST_MARGIN = 1.0
+"""What is added to that before anything was seen, and less with each reply."""
 FIRST_OVERHEAD, LEAST_OVERHEAD = 1_024.0, 16.0
 FIRST_OVERSHOOT = 16.0
 """Tokens that an endpoint may add to a prompt, and to a completion beyond its limit, before anything is known."""
@@ -124,8 +126,10 @@ class Shown:
     @property
     def overhead(self) -> float:
         """Tokens that are added to a prompt, at most."""
-        first = LEAST_OVERHEAD if self.is_known else FIRST_OVERHEAD
-        return max(first, MARGIN * self.beyond_prompt, MARGIN * self.least_prompt)
+        # Few replies prove little, but each much more than none: a small budget has no room for more caution.
+        first = max(LEAST_OVERHEAD, FIRST_OVERHEAD / (1 + self.usages) ** 2)
+        margin = MARGIN + FIRST_MARGIN / (1 + self.usages)
+        return max(first, margin * self.beyond_prompt, MARGIN * self.least_prompt)
 
     @property
     def overshoot(self) -> float:
