@@ -296,9 +296,13 @@ def test_password_of_a_proxy_is_never_shown(rows: Path) -> None:
         job = write_job(rows, endpoint={"base_url": "https://api.example.test/v1"})
         refused = command("run", job, "--json", env={"HTTPS_PROXY": f"http://me:{password}@{proxy.place}"})
         assert proxy.seen
-    unusable = command("run", job, env={"HTTPS_PROXY": f"socks5://me:{password}@{proxy.place}"})
+        unusable = command("run", job, env={"HTTPS_PROXY": f"socks5://me:{password}@{proxy.place}"})
+        plain = write_job(rows, endpoint={"base_url": "http://api.example.test/v1", "allow_http": True})
+        unknown = command("run", plain, "--json", env={"HTTP_PROXY": f"http://me:{password}@{proxy.place}"})
+    assert (unknown.code, "the proxy refuses the job (407)" in unknown.stderr) == (4, True)
+    assert "another user or password" in refused.stderr
     assert (refused.code, unusable.code) == (4, 2)
-    for text in (refused.stdout, refused.stderr, unusable.stderr):
+    for text in (refused.stdout, refused.stderr, unknown.stdout, unknown.stderr, unusable.stderr):
         assert traces(text.encode(), password) == []
     found = [place for place, content in contents(rows) if traces(content, password)]
     assert found == []

@@ -52,6 +52,7 @@ NO_CODES: frozenset[str] = frozenset()
         (404, "not_found"),
         (405, "not_found"),
         (406, "not_found"),
+        (407, "auth"),
         (408, "timeout"),
         (409, "server"),
         (412, "credits"),

@@ -553,9 +553,11 @@ def test_closed_idle_connection_is_not_used() -> None:
                 outcomes.append(await way.send(b"{}"))
                 await server.closed.wait()
                 await server.exchanges[-1].writer.wait_closed()
+                for _ in range(2):
+                    await asyncio.sleep(0)  # turns of the loop, in which it hears of the end
             return outcomes, server.connections
 
-    outcomes, connections = asyncio.run(scenario())
+    outcomes, connections = asyncio.run(asyncio.wait_for(scenario(), 20))
     assert [type(outcome) for outcome in outcomes] == [Reply] * 5
     assert connections == 5
 

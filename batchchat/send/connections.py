@@ -29,13 +29,17 @@ class ConnectionPool(httpx.AsyncBaseTransport):
 
     Of a request's extensions it obeys `timeout` (`connect` and `read`), `before_write` and `wants_new`.
 
+    Where it `speaks_tls`, certificates are read at once, and not when requests are on their way.
+
     Raises:
-        OSError: the certificates that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
+        OSError: those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
     """
 
-    def __init__(self, proxy: str | None = None) -> None:
+    def __init__(self, proxy: str | None = None, *, speaks_tls: bool = True) -> None:
         self._proxy = Proxy.of(proxy) if proxy else None
         self._trust = Trust()
+        if speaks_tls:
+            self._trust.load()
         self._places: dict[Origin, _Place] = {}
         self._routes: dict[str, _Route] = {}
 

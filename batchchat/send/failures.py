@@ -80,6 +80,8 @@ RULES = (
 )
 """What decides before the status alone does; the first that applies."""
 
+PROXY_REFUSAL = 407
+"""The status of a proxy that wants to be told who asks (RFC 9110, 15.5.8)."""
 _KIND_BY_STATUS = {
     **dict.fromkeys(range(300, 400), "not_found"),
     401: "auth",
@@ -87,6 +89,7 @@ _KIND_BY_STATUS = {
     404: "not_found",
     405: "not_found",
     406: "not_found",
+    PROXY_REFUSAL: "auth",
     408: "timeout",
     409: "server",
     412: "credits",
@@ -133,6 +136,8 @@ def status_of(words: frozenset[str]) -> int:
     """Return the status that an error would have had, which came inside a 200 without a number: by default a 502."""
     return next((status for word, status in reversed(_STATUS_BY_WORD.items()) if word in words), 502)
 
+
+PROXY_ADVICE = "check the user and the password of the proxy that the environment names"
 
 ADVICE = {
     "auth": "check the key, and the variable that endpoint.api_key_env names",

@@ -29,6 +29,7 @@ SILENT_S = 60
 take minutes without a byte, and routers forget such connections."""
 LARGEST_HEAD_BYTES = 300 * 2**10
 
+_WHO_ASKS = b"407"
 _HEAD_END = re.compile(rb"\n\r?\n")
 """The line without text that ends a head; some end their lines without CR."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -78,23 +79,25 @@ class Proxy:
 
 
 class Trust:
-    """The certificates that are trusted: those of the environment, or else Mozilla's.
-
-    Raises:
-        OSError: those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
-    """
+    """The certificates that are trusted: those of the environment, or else Mozilla's."""
 
     def __init__(self) -> None:
         self._file, self._folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-        if self._file:
-            _ = self.context
-        elif self._folder:
+
+    def load(self) -> None:
+        """Read them now.
+
+        Raises:
+            OSError: those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name cannot be read.
+        """
+        if self._folder and not self._file:
             with os.scandir(self._folder):
                 pass
+        _ = self.context
 
     @cached_property
     def context(self) -> ssl.SSLContext:
-        """What TLS is spoken with; it is made, in some milliseconds, when it is first wanted."""
+        """What TLS is spoken with; making it takes some 25 ms."""
         if self._folder and not self._file:
             context = ssl.create_default_context(capath=self._folder)
         else:
@@ -208,7 +211,8 @@ class _Tunnel(asyncio.Protocol):
         if not line.startswith(b"HTTP/1.") or not status or not status[0].isdigit():
             raise OpeningError("the proxy's reply to CONNECT is no HTTP", is_proxys=True)
         if not 200 <= int(status[0]) < 300:
-            raise OpeningError(f"CONNECT tunnel failed, response {int(status[0])}", is_proxys=True)
+            why = ", which wants another user or password" if status[0] == _WHO_ASKS else ""
+            raise OpeningError(f"CONNECT was answered with {int(status[0])} by the proxy{why}", is_proxys=True)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the way to the proxy."""

@@ -196,7 +196,7 @@ def new_pool(url: httpx.URL) -> ConnectionPool:
         message = f"the environment names the proxy {parts.host!r} by {parts.scheme}; only http and https proxies work"
         raise UsageError(message)
     try:
-        return ConnectionPool(proxy)
+        return ConnectionPool(proxy, speaks_tls="https" in (url.scheme, httpx.URL(proxy or "").scheme))
     except OSError as error:
         message = f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read: {error.strerror}"
         raise UsageError(message) from error

@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from batchchat.records import Failure
-from batchchat.send.failures import ADVICE, Verdict, is_overload, is_race, may_be_outage, verdict
+from batchchat.send.failures import (
+    ADVICE,
+    PROXY_ADVICE,
+    PROXY_REFUSAL,
+    Verdict,
+    is_overload,
+    is_race,
+    may_be_outage,
+    verdict,
+)
 from batchchat.send.gate import Gate
 from batchchat.send.jsonvalue import mapping_of, read_json
 from batchchat.send.pacing import Pacing, Pending
-from batchchat.send.retry import LONGEST_WAIT_S, wait_s
+from batchchat.send.retry import LONGEST_HINT_S, LONGEST_WAIT_S, wait_s
 from batchchat.send.tally import Tally
 
 UNREACHED_TRIES = 4
@@ -206,7 +215,8 @@ class Trouble:
         if troubled_s > self._pacing.max_outage_s:
             return Refuse(f"the endpoint's limit did not lift for {troubled_s:,.0f} s: {failure.message}; try later")
         if troubled_s + wished_s > self._pacing.max_outage_s:
-            return Refuse(f"the endpoint's limit lifts in {wished_s:,.0f} s, later than {_ALLOWED}: {failure.message}")
+            lifts = f"lifts in {wished_s:,.0f} s{' or more' if wished_s >= LONGEST_HINT_S else ''}"
+            return Refuse(f"the endpoint's limit {lifts}, later than {_ALLOWED}: {failure.message}")
         return Again(gate.opens_at)
 
     def _is_chance(self, pending: Pending, now: float) -> bool:
@@ -368,5 +378,6 @@ def no_such_endpoint(failure: Failure) -> str:
 
 
 def _refusal(failure: Failure) -> str:
-    advice = f"; {ADVICE[failure.kind]}" if failure.kind in ADVICE else ""
-    return f"the endpoint refuses the job ({failure.status}): {failure.message}{advice}"
+    advice = PROXY_ADVICE if failure.status == PROXY_REFUSAL else ADVICE.get(failure.kind)
+    who = "proxy" if failure.status == PROXY_REFUSAL else "endpoint"
+    return f"the {who} refuses the job ({failure.status}): {failure.message}{f'; {advice}' if advice else ''}"
