@@ -497,3 +497,5 @@ def test_check_says_the_price(place: Path) -> None:
     assert "price: $3 ($0.3 from the cache) / $15 per million tokens" in ended.stderr
     ended = batchchat("check", "job.yaml", "--set", "price=null", cwd=place)
     assert "price: unknown; add price: {input, output}" in ended.stderr
+    ended = batchchat("check", "job.yaml", "--set", "price=null", "--endpoint", "local", cwd=place)
+    assert (ended.code, "price" in ended.stderr) == (0, False), "the embedded endpoint costs nothing"

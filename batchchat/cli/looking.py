@@ -45,7 +45,8 @@ def check(job: Path, limit: int | None, output: str | None, endpoint: str | None
     preset = plan.job.endpoint.preset
     if (note := key_note(plan.job.endpoint, key)) and (preset is None or preset.api_key_env):  # else it needs none
         say_line(note)
-    say_line(price_line(prices.one))
+    if prices.one is not None or not plan.job.endpoint.is_embedded:  # which costs nothing
+        say_line(price_line(prices.one))
     say_line(f"{plan.job.name}: {rows:,} rows, {columns:,} columns; {failures:,} rows cannot be asked")
     sys.exit(EXIT_ROWS_FAILED if failures else EXIT_ANSWERED)
 
