@@ -328,12 +328,16 @@ def test_caution_wanes_with_each_reply() -> None:
 def test_constant_addition_to_prompts_of_any_length_stays_within_the_bound(
     rows: list[tuple[int, float]], hidden: int
 ) -> None:
-    """Long prompts hide what is added, as they have fewer tokens than bytes; a short one must not exceed it."""
+    """Long prompts hide what is added, as they have fewer tokens than bytes; a short one must not exceed it.
+
+    How much that is nobody knows before the first reply.
+    """
     worst_case = WorstCase(lambda _: PRICE)
-    for length, tokens_per_byte in rows:
+    for number, (length, tokens_per_byte) in enumerate(rows):
         size = known_size(request_of("x" * length))
         actual = hidden + int(length * tokens_per_byte) + 1
-        assert actual + 100 <= worst_case.request(size, Turn()).tokens
+        is_first = number == 0
+        assert actual + 100 <= worst_case.request(size, Turn()).tokens or (is_first and hidden > FIRST_OVERHEAD)
         worst_case.learn(size, Turn(), Usage(actual, 100), worst_of())
 
 

@@ -24,7 +24,7 @@ MARGIN = 1.25
 """By how much what was seen may be exceeded."""
 FIRST_MARGIN = 1.0
 """What is added to that before anything was seen, and less with each reply."""
-FIRST_OVERHEAD, LEAST_OVERHEAD = 1_024.0, 16.0
+FIRST_OVERHEAD, LEAST_OVERHEAD = 256.0, 16.0
 FIRST_OVERSHOOT = 16.0
 """Tokens that an endpoint may add to a prompt, and to a completion beyond its limit, before anything is known."""
 FIRST_IMAGE, LEAST_IMAGE = 50_000.0, 6_000.0
