@@ -222,18 +222,18 @@ def _affordable_connections() -> int:
 def _sender(transport: Transport, threads: Executor, max_bytes: int) -> Send:
     """Return what builds a request's body, when it has media, and sends it."""
 
-    async def build_and_send(request: ChatRequest, body: bytes) -> Reply | Failure | None:
+    async def build_and_send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure | None:
         loop = asyncio.get_running_loop()
         try:
             body = await loop.run_in_executor(threads, build, request, body, max_bytes)
         except MediaError as error:
             return Failure("media", str(error))
-        return await transport.send(body, choice_count=request.choice_count)
+        return await transport.send(body, choice_count=request.choice_count, wants_new=wants_new)
 
-    def send(request: ChatRequest, body: bytes) -> Awaitable[Reply | Failure | None]:
+    def send(request: ChatRequest, body: bytes, wants_new: bool) -> Awaitable[Reply | Failure | None]:
         if request.media:
-            return build_and_send(request, body)
-        return transport.send(body, choice_count=request.choice_count)
+            return build_and_send(request, body, wants_new)
+        return transport.send(body, choice_count=request.choice_count, wants_new=wants_new)
 
     return send
 

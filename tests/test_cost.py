@@ -163,7 +163,7 @@ def scheduled(replies: dict[str, list[Reply | Failure]], stop_after: int | None 
         nonlocal last
         last = progress
 
-    async def send(request: ChatRequest, _: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, _: bytes, __: bool) -> Reply | Failure:
         nonlocal sent
         sent += 1
         if sent == stop_after:

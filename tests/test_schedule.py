@@ -21,6 +21,7 @@ from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Ou
 from batchchat.send.backlog import READY_LOW_WATER
 from batchchat.send.breaker import FIRST_ROWS, ROWS_IN_A_ROW
 from batchchat.send.concurrency import FIRST_LIMIT, Concurrency
+from batchchat.send.failures import CLOSED_WHILE_IDLE
 from batchchat.send.limits import RateLimits
 from batchchat.send.pacing import Pacing
 from batchchat.send.schedule import Schedule
@@ -118,7 +119,7 @@ def schedule_of(
     """Return a schedule that waits for nothing but what the test makes it wait for."""
     limit = concurrency if isinstance(concurrency, Concurrency) else Concurrency(concurrency, time.monotonic())
     pacing = Pacing(rates or RateLimits(None, None), limit, max_attempts, grace_s)
-    return Schedule(iter(chunks), store, lambda _, body: send(body), pacing, observe)
+    return Schedule(iter(chunks), store, lambda _, body, __: send(body), pacing, observe)
 
 
 async def run(schedule: Schedule) -> Progress:
@@ -229,6 +230,24 @@ def test_identical_rows_fail_together() -> None:
     script = Script({"a": [refusal(400)]})
     progress = asyncio.run(run(schedule_of([chunk_of("a", "a", "a")], MemoryStore(), script)))
     assert (progress.rows_failed, progress.rows_answered, progress.requests_sent) == (3, 0, 1)
+
+
+def test_request_that_met_a_closed_connection_is_asked_again_over_a_new_one() -> None:
+    """It may have been billed, which is counted, but it is no attempt; the next row may use any connection again."""
+    asked: list[tuple[bytes, bool]] = []
+
+    async def send(_: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
+        asked.append((body, wants_new))
+        race = Failure("connect", "closed", code=CLOSED_WHILE_IDLE, is_outcome_unknown=True)
+        return race if len(asked) == 1 else ANSWER
+
+    store = MemoryStore()
+    pacing = Pacing(RateLimits(None, None), Concurrency(1, time.monotonic()), 3, HANG_S)
+    schedule = Schedule(iter([chunk_of("a", "b")]), store, send, pacing, lambda _: None)
+    progress = asyncio.run(run(schedule))
+    assert sorted(asked) == [(b"a", False), (b"a", True), (b"b", False)]
+    assert (progress.requests_sent, progress.possibly_billed) == (3, 1)
+    assert [outcome.attempts for outcome in store.by_name().values()] == [1, 1]
 
 
 @pytest.mark.parametrize("concurrency", [1, 3, 50])
@@ -682,7 +701,7 @@ def test_request_that_was_never_written_is_not_counted() -> None:
         store = MemoryStore()
         is_halted = asyncio.Event()
 
-        async def send(_: ChatRequest, body: bytes) -> Reply | Failure | None:
+        async def send(_: ChatRequest, body: bytes, __: bool) -> Reply | Failure | None:
             if body == b"r0":
                 await turns(3)
                 return refusal(401)

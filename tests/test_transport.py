@@ -422,13 +422,16 @@ def test_used_connection_that_was_closed_meanwhile_is_told_apart(fault: Script) 
 def test_request_that_met_a_closed_connection_goes_out_again_on_its_own() -> None:
     """The second time it takes no used connection, and then any is good again."""
     numbers = (0, 1, 2, 1, 3)
+    again = 3
 
     async def script(exchange: Exchange) -> None:
         await (reset_at_once if exchange.number == 1 else yes)(exchange)
 
     async def scenario() -> tuple[list[Reply | Failure | None], int]:
         async with serving(script) as server, reaching(server.base_url) as way:
-            return [await way.send(b'{"n":%d}' % number) for number in numbers], server.connections
+            bodies = [b'{"n":%d}' % number for number in numbers]
+            outcomes = [await way.send(body, wants_new=place == again) for place, body in enumerate(bodies)]
+            return outcomes, server.connections
 
     outcomes, connections = asyncio.run(scenario())
     assert [type(outcome) for outcome in outcomes] == [Reply, Failure, Reply, Reply, Reply]

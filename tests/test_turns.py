@@ -74,7 +74,7 @@ def asked(
     bodies: list[dict[str, Any]] = []
     left = list(replies)
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         bodies.append(json.loads(body))
         return left.pop(0)
 
@@ -188,7 +188,7 @@ def test_each_model_has_its_own_rung() -> None:
     new = [replace(request, key=b"n%d" % at) for at, request in enumerate(requests(2, model="new").requests)]
     kinds: list[tuple[str, str]] = []
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         asked_for = json.loads(body)
         kinds.append((asked_for["model"], asked_for["response_format"]["type"]))
         return NO_SCHEMAS if kinds[-1] == ("old", "json_schema") else said(FITS)
@@ -234,7 +234,7 @@ def test_paid_turns_are_in_the_bound_of_a_kill() -> None:
 
     left = [said(MISFIT), said(FITS)]
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         return left.pop(0)
 
     asyncio.run(asyncio.wait_for(schedule_of(requests(1), Store(), send).run(), HANG_S))
@@ -247,7 +247,7 @@ def test_stop_between_turns_counts_what_was_paid() -> None:
     """A stopped run leaves the row unasked, and says that a request may be billed twice."""
     schedule: Schedule
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         schedule.stop(KILLED)
         return said(MISFIT)
 
@@ -289,7 +289,7 @@ def test_bytes_in_flight_are_bounded(in_flight_bytes: int, together: int) -> Non
     room = {1: 1, 2_000: 2 * sized[0].sent_bytes, 3_000: 3 * sized[0].sent_bytes}.get(in_flight_bytes, in_flight_bytes)
     under_way, most = 0, 0
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -311,7 +311,7 @@ def test_bytes_are_free_again_when_a_request_ends() -> None:
     together: list[int] = []
     under_way = 0
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         nonlocal under_way
         under_way += 1
         await asyncio.sleep(0.005)
@@ -346,7 +346,7 @@ def test_slot_of_a_turned_row_is_free_only_after_its_commit() -> None:
 
     has_sent = asyncio.Event()
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         sent.append(request.row_name)
         has_sent.set()
         return replies.pop(0)
@@ -369,7 +369,7 @@ def test_slot_of_a_turned_row_is_free_only_after_its_commit() -> None:
 def test_reply_without_a_schema_is_taken_as_it_is() -> None:
     """Where a job has no schema, any text is the answer."""
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         return ANSWER
 
     store = MemoryStore()
@@ -384,7 +384,7 @@ def test_reply_without_a_schema_is_taken_as_it_is() -> None:
 def test_medium_that_cannot_be_sent_gives_its_tokens_back() -> None:
     """What was reserved for a request that never went out is there for the next."""
 
-    async def send(request: ChatRequest, body: bytes) -> Reply | Failure:
+    async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         return Failure("media", "gone")
 
     rates = RateLimits(None, 60.0)

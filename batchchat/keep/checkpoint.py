@@ -359,9 +359,8 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
                 _require_newest(path, version)
             else:
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-                connection.execute(
-                    "PRAGMA auto_vacuum = INCREMENTAL"
-                )  # for `prune`; a file that is there stays as it is
+                # For `prune`; a file that is there stays as it is.
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 migrate(connection)

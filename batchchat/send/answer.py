@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from batchchat.records import Completion, ToolCall, Usage
-from batchchat.send.jsonvalue import items_of, json_text, mapping_of, text_of
+from batchchat.send.jsonvalue import items_of, json_text, mapping_of, number_of, text_of
 
 CUT_REASONS = frozenset({"length", "max_tokens"})
 """The finish reasons of an answer that ends at its limit of tokens."""
@@ -170,13 +170,8 @@ def _cost(usage: Mapping[str, Any]) -> float | None:
 
 
 def _dollars(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        dollars = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return dollars if 0 <= dollars < MAX_DOLLARS else None
+    dollars = number_of(value)
+    return dollars if dollars is not None and 0 <= dollars < MAX_DOLLARS else None
 
 
 def _count(value: Any) -> int | None:

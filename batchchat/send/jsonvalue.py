@@ -107,6 +107,17 @@ def text_of(value: Any) -> str:
     return json_text(value)
 
 
+def number_of(value: Any) -> float | None:
+    """Return a finite number, which may be written as text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def mapping_of(value: Any) -> Mapping[str, Any]:
     """Return an object, or an empty one for what is none."""
     return value if isinstance(value, dict) else {}

@@ -28,8 +28,9 @@ from batchchat.send.worstcase import Charge, Size
 EMPTY_TRIES = 3
 """Attempts at most for a row to which the model answers nothing: each of them is paid for."""
 
-Send = Callable[[ChatRequest, bytes], Awaitable[Reply | Failure | None]]
-"""What sends a request with this body, once; None where it was halted before anything was written."""
+Send = Callable[[ChatRequest, bytes, bool], Awaitable[Reply | Failure | None]]
+"""What sends a request with this body, once, if need be (True) over a new connection; None where it was halted before
+anything was written."""
 
 
 class Store(Protocol):
@@ -55,6 +56,7 @@ class Pending:
     `last` the newest of these, as read and as received.
     `lone_rate_limits` counts how often in a row it alone was turned away while others got through; `passed_before` and
     `turned_away_before` are the run's counts of both when it last was.
+    `wants_new_connection` says that its last failure was a connection that had been closed.
     Under a budget, `size` is what its cost depends on, and `charge` what is set aside for it.
     """
 
@@ -68,6 +70,7 @@ class Pending:
     lone_rate_limits: int = 0
     passed_before: int | None = None
     turned_away_before: int = 0
+    wants_new_connection: bool = False
     turn: Turn = field(default_factory=Turn)
     turns: int = 0
     last: tuple[Completion, Reply] | None = None

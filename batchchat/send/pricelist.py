@@ -4,7 +4,6 @@ What passes in is a base URL, the key for it and a model's name; what comes out 
 went wrong: no run fails for want of a price. It does not know jobs.
 """
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +13,7 @@ import httpx
 
 from batchchat.records import Price
 from batchchat.send.cost import PER_MILLION
-from batchchat.send.jsonvalue import items_of, mapping_of, read_json
+from batchchat.send.jsonvalue import items_of, mapping_of, number_of, read_json
 from batchchat.send.transport import proxy_for
 
 TIMEOUT_S = 5.0
@@ -74,10 +73,5 @@ def _price(model: Mapping[str, Any], name: str) -> Price | None:
 
 def _dollars(value: Any) -> float | None:
     """Return a price per token, which may be text."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+    number = number_of(value)
+    return None if number is None or number < 0 else number

@@ -4,7 +4,6 @@ The waits are exponential with full jitter (uniform between nothing and the ceil
 a server's own Retry-After (RFC 9110, section 10.2.3) is a floor under them.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC
@@ -17,7 +16,7 @@ from tenacity.wait import wait_base, wait_random_exponential
 
 from batchchat.records import Failure
 from batchchat.send.errorwords import QUOTED
-from batchchat.send.jsonvalue import items_of, mapping_of
+from batchchat.send.jsonvalue import items_of, mapping_of, number_of
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
@@ -114,7 +113,7 @@ def quota_reset_s(headers: Mapping[str, str], fields: Mapping[str, Any], unix_no
     """
     told = mapping_of(mapping_of(fields.get("metadata")).get("headers"))
     names = {name.lower(): value for name, value in told.items()}
-    reset = _number(headers.get("x-ratelimit-reset")) or _number(names.get("x-ratelimit-reset"))
+    reset = number_of(headers.get("x-ratelimit-reset")) or number_of(names.get("x-ratelimit-reset"))
     if reset is None:
         return None
     seconds = (reset / 1000 if reset > _FIRST_MS else reset) - unix_now
@@ -122,11 +121,11 @@ def quota_reset_s(headers: Mapping[str, str], fields: Mapping[str, Any], unix_no
 
 
 def _body_wishes(fields: Mapping[str, Any], sentence: str, *, is_limit: bool) -> list[float | None]:
-    wishes = [_number(mapping_of(fields.get("availability")).get("retry_after"))]
+    wishes = [number_of(mapping_of(fields.get("availability")).get("retry_after"))]
     if not is_limit:
         return wishes
     for place in (fields, mapping_of(fields.get("metadata"))):
-        wishes += [_number(place.get(name)) for name in ("retry_after", "retry_after_seconds")]
+        wishes += [number_of(place.get(name)) for name in ("retry_after", "retry_after_seconds")]
     delays = [mapping_of(detail).get("retryDelay") for detail in items_of(fields.get("details"))]
     wishes += [_duration_s(delay) for delay in delays if isinstance(delay, str)]
     asked = _ASKED.search(QUOTED.sub("", sentence))
@@ -139,18 +138,8 @@ def _duration_s(text: str) -> float | None:
     return sum(number * unit_s for number, unit_s in parts) if parts else None
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _seconds(text: str, unit_s: float, unix_now: float) -> float | None:
-    number = _number(text)
+    number = number_of(text)
     if number is not None:
         return number * unit_s
     try:

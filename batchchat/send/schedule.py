@@ -228,7 +228,7 @@ class Schedule:
         pending.started_at, pending.place = time.monotonic(), self._breaker.start()
         self._tally.requests_sent += 1
         try:
-            reply = await self._send(pending.request, self._ladder.body(pending))
+            reply = await self._send(pending.request, self._ladder.body(pending), pending.wants_new_connection)
             result = await self._reading.read(reply, pending.request.body) if isinstance(reply, Reply) else reply
             self._breaker.end(pending.place)
             self._spending.settle(pending, reply, result)

@@ -79,7 +79,6 @@ class Transport:
         self._reader = _HeaderReader(self._redaction)
         self._limits, self._alarm = limits, Alarm()
         self._is_halted = False
-        self._want_new: set[int] = set()  # hashes of bodies that go out again, on a connection of their own
         headers = {"accept": "application/json", "content-type": "application/json", "user-agent": "batchchat"}
         if api_key is not None:
             headers["authorization"] = f"Bearer {api_key}"
@@ -92,10 +91,11 @@ class Transport:
         """From now on write no request; what is still connecting comes back as None."""
         self._is_halted = True
 
-    async def send(self, body: bytes, *, choice_count: int = 1) -> Reply | Failure | None:
+    async def send(self, body: bytes, *, choice_count: int = 1, wants_new: bool = False) -> Reply | Failure | None:
         """Send one request and read the whole reply within the limits; a fault of the way comes back as a Failure.
 
-        `choice_count` is how many choices it asks for: a stream may bring one after the other. None: it was halted
+        `choice_count` is how many choices it asks for: a stream may bring one after the other. With `wants_new` it goes
+        over a connection on which nothing was sent yet. None: it was halted
         before the first byte was written.
         """
         started = time.monotonic()
@@ -103,7 +103,7 @@ class Transport:
         received = _Received(deadline, may_linger=choice_count == 1)
         try:
             with deadline:
-                status, headers, stream = await self._begin(body, deadline)
+                status, headers, stream = await self._begin(body, deadline, wants_new)
                 try:
                     await received.read(status, self._reader.read(headers), stream)
                 finally:
@@ -119,8 +119,6 @@ class Transport:
             OSError,
         ) as error:
             if not received.is_complete:
-                if isinstance(error, ClosedWhileIdleError):
-                    self._want_new.add(hash(body))
                 return self._failure(error, received.status or None, deadline)
         content = received.content()
         if isinstance(content, Failure):
@@ -144,16 +142,15 @@ class Transport:
         """Close every connection."""
         await self._transport.aclose()
 
-    async def _begin(self, body: bytes, deadline: Deadline) -> tuple[int, RawHeaders, httpx.AsyncByteStream]:
+    async def _begin(
+        self, body: bytes, deadline: Deadline, wants_new: bool
+    ) -> tuple[int, RawHeaders, httpx.AsyncByteStream]:
         """Send a request; return the reply's status, its headers, and the body that is still to come."""
 
         def before_write() -> bool:
             deadline.on_written()
             return not self._is_halted
 
-        wants_new = bool(self._want_new) and hash(body) in self._want_new
-        if wants_new:
-            self._want_new.discard(hash(body))
         extensions = {"timeout": self._timeout, BEFORE_WRITE: before_write, WANTS_NEW: wants_new}
         if isinstance(self._transport, ConnectionPool):
             reply = await self._transport.post(self._url, self._headers, body, extensions)

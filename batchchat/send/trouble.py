@@ -148,8 +148,9 @@ class Trouble:
 
         `is_rest_tried` says that every row without an outcome has been asked before.
         """
-        if is_race(failure):
-            return Again(now)  # on another connection; it may have been billed, but is nobody's fault
+        pending.wants_new_connection = is_race(failure)
+        if pending.wants_new_connection:
+            return Again(now)  # it may have been billed, but is nobody's fault
         started_at = pending.started_at
         self._note_cut(failure, now - started_at)
         self._tally.has_reached |= failure.status is not None or failure.is_outcome_unknown
