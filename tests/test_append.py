@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import batchchat
 from batchchat import pipeline, verifying
 from batchchat.errors import JobError, OutputError
 from batchchat.jobfile import load_job
-from batchchat.serve.server import EmbeddedEndpoint
-from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, write_csv, write_job
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -67,13 +64,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
         return pl.read_csv(path).to_dicts()
     return (pl.read_ndjson(path) if path.suffix == ".jsonl" else pl.read_parquet(path)).to_dicts()
-
-
-@pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    """Return where an endpoint answers."""
-    with EmbeddedEndpoint(ServeSettings()) as endpoint:
-        yield endpoint.base_url
 
 
 @pytest.fixture

@@ -288,6 +288,14 @@ def test_row_of_a_model_without_price_fails_under_a_budget_of_dollars_alone() ->
         assert spending.entry(Pending(request_of(model="known")), is_quiet=True) is Entry.TELL
 
 
+@pytest.mark.parametrize(("above", "is_dearer"), [(50, True), (100_000, False)])
+def test_prompt_that_may_be_long_costs_what_long_ones_cost(above: int, *, is_dearer: bool) -> None:
+    """Some prices rise with the length of the prompt; where the most that it may have is above that, they hold."""
+    size = known_size(request_of())
+    tiered = WorstCase(lambda _: Price(1.0, 4.0, longer=((above, Price(2.0, 8.0)),))).request(size, Turn())
+    assert tiered.usd == pytest.approx(worst_of().usd * (2 if is_dearer else 1))
+
+
 def test_picture_counts_as_tokens_and_not_as_bytes() -> None:
     """Neither base64 nor a URL says how many tokens a picture takes; a file that the endpoint fetches may be any."""
     data = "data:image/png;base64," + "A" * 400_000

@@ -1,6 +1,5 @@
 """A folder as output: one file for each input file, and what is the same is left alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from batchchat import pipeline, verifying
 from batchchat.errors import JobError, OutputError
 from batchchat.jobfile import load_job
 from batchchat.runs import RunSummary
-from batchchat.serve.server import EmbeddedEndpoint
-from batchchat.serve.settings import ServeSettings
 from tests.running import batchchat as command
 from tests.running import write_csv, write_job
 
@@ -52,13 +49,6 @@ class Place:
         for table in tables.values():
             assert all(text in answer for text, answer in table.select("text", "completion").iter_rows())
         return {name: table["text"].to_list() for name, table in tables.items()}
-
-
-@pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    """Return where an endpoint answers."""
-    with EmbeddedEndpoint(ServeSettings()) as endpoint:
-        yield endpoint.base_url
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from batchchat import pipeline
 from batchchat.jobfile import load_job
 from batchchat.keep.files import shrinking_mark
 from batchchat.keep.rows import COLUMNS, run_of, run_row
-from batchchat.serve.server import EmbeddedEndpoint
-from batchchat.serve.settings import ServeSettings
 from tests.running import Ended, batchchat, write_csv, write_job
 
 DAY_S = 86_400
@@ -53,13 +50,6 @@ class Place:
         """Return how many answers there are."""
         with closing(sqlite3.connect(self.checkpoint)) as connection:
             return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0])
-
-
-@pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    """Return where an endpoint answers."""
-    with EmbeddedEndpoint(ServeSettings()) as endpoint:
-        yield endpoint.base_url
 
 
 @pytest.fixture
