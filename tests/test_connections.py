@@ -340,7 +340,7 @@ def test_environments_proxy_is_not_the_pools_business(monkeypatch: pytest.Monkey
 
 
 def test_pool_serves_an_httpx_client() -> None:
-    """It is a transport like any other."""
+    """It is a transport like any other, for all that chat completions need."""
 
     async def scenario() -> None:
         reply = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 7\r\n\r\n{"x":1}'
@@ -348,6 +348,8 @@ def test_pool_serves_an_httpx_client() -> None:
         async with serving(Server(lambda _head, _body: reply)) as server, client:
             response = await client.post(f"http://127.0.0.1:{server.port}/v1", json={"y": 2})
             assert (response.json(), response.headers["content-type"]) == ({"x": 1}, "application/json")
+            with pytest.raises(httpx.LocalProtocolError, match="only POST requests are sent, and this is a GET"):
+                await client.get(f"http://127.0.0.1:{server.port}/v1")
 
     run(scenario)
 

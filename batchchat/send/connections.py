@@ -49,8 +49,12 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         Raises:
             httpx.TransportError: it failed; a `ConnectError`, `ConnectTimeout` or `ProxyError` before it was written.
             ClosedWhileIdleError: it failed on a connection that was used before, as if that had been closed meanwhile.
+            httpx.LocalProtocolError: it is no POST, which is all that chat completions take.
             HaltedError: `before_write` said so.
         """
+        if request.method != "POST":
+            message = f"only POST requests are sent, and this is a {request.method}"
+            raise httpx.LocalProtocolError(message)
         headers = [header for header in request.headers.raw if header[0].lower() not in _FRAMING]
         reply = await self.post(str(request.url), headers, await _body_of(request), request.extensions)
         return httpx.Response(reply.status, headers=reply.headers, stream=reply, request=request)
