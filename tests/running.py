@@ -1,13 +1,21 @@
-"""What whole-run tests share: a folder with a job, the command in a process of its own, and the endpoint's ledger."""
+"""What whole-run tests share: a folder with a job, the command, and the endpoint's ledger."""
 
+import contextlib
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from click.testing import CliRunner
+
+from batchchat.cli import main
+from batchchat.errors import STOPPING_SIGNALS
 
 BATCHCHAT = [sys.executable, "-m", "batchchat"]
 ROOT = Path(__file__).parent.parent
@@ -29,7 +37,15 @@ class Ended:
 
 
 def batchchat(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ended:
-    """Run the command to its end."""
+    """Run the command to its end within this process, which spares it the imports: most of a short command's time."""
+    with _process_as_before(), contextlib.chdir(cwd or Path.cwd()):
+        done = CliRunner().invoke(main, [*map(str, arguments)], prog_name="batchchat", env=env)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Ended(done.exit_code, done.stdout, done.stderr)
+
+
+def batchchat_process(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ended:
+    """Run the command to its end in a process of its own."""
     done = subprocess.run(
         [*BATCHCHAT, *map(str, arguments)],
         cwd=cwd,
@@ -41,6 +57,18 @@ def batchchat(*arguments: str | Path, cwd: Path | None = None, env: Mapping[str,
     )
     assert "Traceback" not in done.stderr
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def _process_as_before() -> Iterator[None]:
+    """Undo what a command sets for its process: the handlers of signals, and what the garbage collector passes over."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def write_job(folder: Path, **changes: Any) -> Path:

@@ -28,7 +28,7 @@ from batchchat.send.schedule import Schedule
 from batchchat.send.structured import Structure
 from batchchat.send.transport import Reply
 from tests.echoing import Echoing, Sent, completion
-from tests.running import batchchat, ledger, write_csv, write_job
+from tests.running import batchchat, batchchat_process, ledger, write_csv, write_job
 from tests.test_schedule import HANG_S, MemoryStore
 from tests.test_turns import FITS, MISFIT, SCHEMA, requests, said
 from tests.torture import embedded
@@ -320,7 +320,7 @@ def test_totals_of_killed_runs_are_those_of_what_is_stored(tmp_path: Path) -> No
     with embedded.endpoint(tmp_path, "--latency", "0.01") as base_url:
         job = write_job(tmp_path, endpoint={"base_url": base_url}, price=GIVEN, limits={"concurrency": 8})
         for place in ("in-commit:4", "after-commit:3"):
-            ended = batchchat("run", job, "--quiet", env={"BATCHCHAT_CRASH_AT": place})
+            ended = batchchat_process("run", job, "--quiet", env={"BATCHCHAT_CRASH_AT": place})
             assert ended.code == -signal.SIGKILL
             with open_checkpoint(checkpoint_path, is_read_only=True) as checkpoint:
                 run = checkpoint.last_run()
