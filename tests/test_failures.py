@@ -79,18 +79,13 @@ def test_status_alone_gives_the_kind(status: int, kind: str) -> None:
     assert kind_of(status, NO_CODES, "no message") == kind
 
 
-@pytest.mark.parametrize("status", [400, 402, 403, 429])
-@pytest.mark.parametrize("code", sorted(MONEY_CODES))
-def test_money_code_is_credits(status: int, code: str) -> None:
-    """A code that says that the account is empty says so with any status that providers send it with."""
-    assert kind_of(status, frozenset({code, "some_type"}), "rate limit") == "credits"
-
-
-@pytest.mark.parametrize("status", [401, 404, 408, 500, 503])
-@pytest.mark.parametrize("code", sorted(MONEY_CODES))
-def test_money_code_needs_its_status(status: int, code: str) -> None:
-    """With a status that says something else, the status decides."""
-    assert kind_of(status, frozenset({code}), "") == kind_of(status, NO_CODES, "")
+def test_money_code_needs_its_status() -> None:
+    """A code that says that the account is empty counts with the statuses that providers send it with, and no other."""
+    for code in sorted(MONEY_CODES):
+        for status in (400, 402, 403, 429):
+            assert kind_of(status, frozenset({code, "some_type"}), "rate limit") == "credits", (status, code)
+        for status in (401, 404, 408, 500, 503):
+            assert kind_of(status, frozenset({code}), "") == kind_of(status, NO_CODES, ""), (status, code)
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 422])
@@ -148,77 +143,6 @@ def test_words_without_a_status_mean_one(words: frozenset[str], status: int) -> 
 def test_code_means_the_same_without_a_status(codes: frozenset[str], kind: str) -> None:
     """A code that comes inside a 200 means what it means with the status it usually has."""
     assert {kind_of(status_of(frozenset({code})), frozenset({code}), "") for code in codes} == {kind}
-
-
-@pytest.mark.parametrize("status", [400, 404])
-@pytest.mark.parametrize(
-    "message",
-    [
-        "Model not found: gpt-99",
-        "You must specify a model to call",
-        "The model `gpt-99` does not exist or you do not have access to it.",
-        "gpt-99 is not a valid model ID",
-        "Invalid model: gpt-99",
-        "Invalid model 'gpt-99'. Permitted models can be found in the documentation.",
-        "Model Not Exist",
-        "litellm.NotFoundError: OpenAIException - The model `gpt-99` does not exist",
-        "{'error': '/chat/completions: Invalid model name passed in model=gpt-99. Call `/v1/models` to view'}",
-        "model 'gpt-99' not found, try pulling it first",
-        'model "gpt-99" not found',
-    ],
-)
-def test_sentence_about_the_model_is_not_found(status: int, message: str) -> None:
-    """Sentences that providers send without a code, with a status that agrees, name a model that is not there."""
-    assert kind_of(status, NO_CODES, message) == "not_found"
-
-
-@pytest.mark.parametrize("status", [400, 403, 422])
-@pytest.mark.parametrize(
-    "message",
-    [
-        "This model's maximum context length is 8192 tokens. However, you requested 9000 tokens.",
-        "the request exceeds the available context size. try increasing the context size",
-        "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
-        "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.",
-        "'max_tokens' is too large: 9000. This model's maximum context length is 8192 tokens and your request has 12.",
-        "max_tokens is too large: 9000. This model's maximum context length is 8192 tokens",
-        "This endpoint's maximum context length is 131072 tokens. However, you requested about 140000 tokens",
-        "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
-        "Requested token count exceeds the model's maximum context length of 8192 tokens.",
-        "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
-        "prompt is too long: 210000 tokens > 200000 maximum",
-        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease input length",
-        "litellm.ContextWindowExceededError: BadRequestError: This model's maximum context length is 8192 tokens.",
-        "The input token count (40000) exceeds the maximum number of tokens allowed (32768).",
-        "maximum input length is 4096 tokens",
-        "`inputs` tokens + `max_new_tokens` must be <= 4097",
-        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 4000 `inputs` tokens",
-    ],
-)
-def test_sentence_about_the_context_is_the_rows(status: int, message: str) -> None:
-    """A prompt that is too long is this row's trouble, also with the 403 that Together sends."""
-    kind = kind_of(status, NO_CODES, message)
-    assert kind == "context_length"
-    assert verdict(Failure(kind, message, status)) is Verdict.ROW
-
-
-PROMPT = "429 rate limit insufficient_quota model not found Model not found: x maximum context length is credits"
-
-
-@pytest.mark.parametrize(
-    "sentence",
-    [
-        f"Invalid value for 'messages[0].content': {PROMPT}",
-        f"Could not parse: '{PROMPT}'. Please check your input.",
-        f"{'The following content was refused by the validator of this endpoint. ' * 5}{PROMPT}",
-    ],
-)
-@pytest.mark.parametrize("status", [400, 422])
-def test_echoed_prompt_is_still_the_rows(status: int, sentence: str) -> None:
-    """Providers echo the prompt in their refusals; its words neither stop the job nor cause another try."""
-    failure = Failure(kind_of(status, NO_CODES, sentence), sentence, status)
-    assert verdict(failure) is Verdict.ROW
-    assert not is_transient(failure)
 
 
 @pytest.mark.parametrize(

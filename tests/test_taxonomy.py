@@ -620,9 +620,70 @@ SHAPES_OF_A_BODY = [
     Case("text", 400, b"m", "bad_request", ROW, "m"),
     Case("empty", 400, b"", "bad_request", ROW, "no message"),
     Case("invalid-bytes", 400, b"\xff\xfe{", "bad_request", ROW),
+    Case("detail-list-message", 422, {"detail": [{"message": "m"}]}, "bad_request", ROW, '[{"message":"m"}]'),
+    Case("detail-error", 429, {"detail": {"error": {"message": "m", "code": "x"}}}, "rate_limit", CUT, "m"),
+    Case("error-list", 400, {"error": [{"message": "m", "code": "x"}]}, "bad_request", ROW, "m"),
+    Case("errors-success", 400, {"success": False, "errors": [{"code": 5, "message": "m"}]}, "bad_request", ROW, "m"),
+    Case("not-an-object", 500, b"[3]", "server", RETRY, "[3]"),
+    Case("nul", 500, b"\xff\x00", "server", RETRY, "\ufffd\0"),
+    Case("empty-object", 409, b"{}", "server", RETRY, "{}"),
 ]
 # fmt: on
-
+SENTENCES_ABOUT_MODELS = [
+    Case(name, status, openai(message), "not_found", FATAL, message)
+    for status in (400, 404)
+    for name, message in {
+        "mistral": "Invalid model 'gpt-99'. Permitted models can be found in the documentation.",
+        "litellm": "litellm.NotFoundError: OpenAIException - The model `gpt-99` does not exist",
+        "litellm-dict": "{'error': '/chat/completions: Invalid model name passed in model=gpt-99. Call `/v1/models`'}",
+        "ollama": "model 'gpt-99' not found, try pulling it first",
+        "ollama-old": 'model "gpt-99" not found',
+        "openai": "The model `gpt-99` does not exist or you do not have access to it.",
+        "openrouter": "gpt-99 is not a valid model ID",
+        "oxen": "You must specify a model to call",
+    }.items()
+]
+SENTENCES_ABOUT_CONTEXT = [
+    Case(name, status, openai(message), "context_length", ROW, message)
+    for status in (400, 403, 422)
+    for name, message in {
+        "vllm-quoted": "'max_tokens' is too large: 9000. This model's maximum context length is 8192 tokens and your",
+        "vllm": "max_tokens is too large: 9000. This model's maximum context length is 8192 tokens",
+        "openrouter": "This endpoint's maximum context length is 131072 tokens. However, you requested about 140000",
+        "sglang": "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+        "sglang-requested": "Requested token count exceeds the model's maximum context length of 8192 tokens.",
+        "mistral": "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context"
+        " length",
+        "anthropic": "prompt is too long: 210000 tokens > 200000 maximum",
+        "anthropic-output": "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease",
+        "litellm": "litellm.ContextWindowExceededError: BadRequestError: This model's maximum context length is 8192",
+        "gemini": "The input token count (40000) exceeds the maximum number of tokens allowed (32768).",
+        "tgi": "`inputs` tokens + `max_new_tokens` must be <= 4097",
+    }.items()
+]
+WORDS_INSIDE_200 = [
+    Case("-".join(str(value) for value in error.values()), 200, {"error": {"message": "no", **error}}, kind, expected)
+    for error, kind, expected in (
+        ({"code": "429"}, "rate_limit", CUT),
+        ({"code": 99}, "server", RETRY),
+        ({"code": None}, "server", RETRY),
+        ({"type": "insufficient_credits"}, "credits", FATAL),
+        ({"type": "rate_limit_error", "code": "enforced_spend_limit_reached"}, "credits", FATAL),
+        ({"type": "invalid_request_error", "code": "invalid_api_key"}, "auth", FATAL),
+        ({"type": "authentication_error"}, "auth", FATAL),
+        ({"type": "resource_not_found"}, "not_found", FATAL),
+        ({"type": "invalid_request_error", "code": "model_not_found"}, "not_found", FATAL),
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, "context_length", ROW),
+        ({"type": "invalid_request_error", "code": "content_filter"}, "content_filter", ROW),
+        ({"type": "BadRequestError"}, "bad_request", ROW),
+        ({"type": "rate_limit_error"}, "rate_limit", CUT),
+        ({"status": "RESOURCE_EXHAUSTED"}, "rate_limit", CUT),
+        ({"type": "overloaded_error"}, "server", RETRY),
+        ({"type": "api_error"}, "server", RETRY),
+        ({"status": 503}, "server", RETRY),
+        ({"metadata": {"reasons": ["violence"]}}, "content_filter", ROW),
+    )
+]
 TABLE = {
     f"{name}/{case.status}-{case.name}": case
     for name, cases in {
@@ -637,6 +698,9 @@ TABLE = {
         "servers": SERVERS,
         "inside-200": INSIDE_200,
         "shapes": SHAPES_OF_A_BODY,
+        "sentences-about-models": SENTENCES_ABOUT_MODELS,
+        "sentences-about-context": SENTENCES_ABOUT_CONTEXT,
+        "words-inside-200": WORDS_INSIDE_200,
     }.items()
     for case in cases
 }
