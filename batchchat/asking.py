@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from batchchat.deadline import in_words, seconds_until
 from batchchat.errors import STOPPING_SIGNALS, BatchchatError, CheckpointError, InterruptedRunError, StorageError
 from batchchat.interpreter import undisturbed
-from batchchat.job import Job, Limits
+from batchchat.job import Job
+from batchchat.job import Limits as JobLimits
 from batchchat.keep.checkpoint import Checkpoint
 from batchchat.prices import Prices
 from batchchat.prompt.imageprocess import image_process
@@ -25,7 +26,7 @@ from batchchat.records import ChatRequest, Chunk, Failure, Progress, Settled
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.cost import Costs
 from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import Pacing, Send
+from batchchat.send.rules import Endpoint, Limits, Rules, Send
 from batchchat.send.schedule import Schedule
 from batchchat.send.spending import Spending
 from batchchat.send.structured import Structure
@@ -112,7 +113,6 @@ class Asking:
             self.progress = progress
             observe(progress)
 
-        pacing = self._pacing()
         with ExitStack() as stack:
             stack.enter_context(undisturbed())
             base_url = self._job.endpoint.resolved_base_url
@@ -125,8 +125,15 @@ class Asking:
             transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits), transport=instead)
             send = _sender(transport, threads, self._job.input.max_media_bytes)
             store = _CheckpointStore(self._checkpoint, endpoint_of(self._job), retries_final=self._retries_final)
-            schedule = Schedule(feed, store, send, pacing, observed, self._structure, transport.halt)
-            runner.run(_run(schedule, transport, stop_switch))
+            endpoint = self._endpoint(send, transport.halt)
+            most = _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)
+            runner.run(
+                _run(
+                    Schedule(feed, store, endpoint, self._limits(most), self._rules(most), observed),
+                    transport,
+                    stop_switch,
+                )
+            )
 
     def _costs(self) -> Costs:
         request = self._job.request
@@ -140,38 +147,49 @@ class Asking:
             return self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
         return Settled()
 
-    def _pacing(self) -> Pacing:
-        limits, before = self._job.limits, self._checkpoint.last_run()
+    def _endpoint(self, send: Send, halt: Callable[[], None]) -> Endpoint:
+        before = self._checkpoint.last_run()
+        return Endpoint(
+            send=send,
+            halt=halt,
+            base_url=self._job.endpoint.resolved_base_url,
+            reached=before.progress.reached if before else "",
+            model_varies=self._job.request.model_varies,
+            costs=self._costs(),
+            structure=self._structure,
+        )
+
+    def _limits(self, most: int) -> Limits:
+        """Return where the run starts from; `most` connections are what the system allows."""
+        limits = self._job.limits
         settled = self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
+        concurrency = Concurrency(
+            limits.concurrency if limits.concurrency == "auto" else min(limits.concurrency, most),
+            time.monotonic(),
+            largest=min(limits.max_concurrency, most),
+            remembered=settled.concurrency,
+        )
+        rates = RateLimits(limits.requests_per_minute, limits.tokens_per_minute, settled)
+        return Limits(rates=rates, concurrency=concurrency, account=self._spending())
+
+    def _rules(self, most: int) -> Rules:
+        limits, deadline = self._job.limits, self._job.limits.deadline
         notes: tuple[str, ...] = ()
-        # The embedded endpoint is in this process too, with the other end of each connection.
-        setting, most = limits.concurrency, _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)
-        if setting != "auto" and setting > most:
-            said = f"limits.concurrency is {setting}, but the system allows only {most} connections (ulimit -n)"
-            setting, notes = most, (f"{said}; going on with {most}",)
-        return Pacing(
-            RateLimits(limits.requests_per_minute, limits.tokens_per_minute, settled),
-            Concurrency(
-                setting,
-                time.monotonic(),
-                largest=min(limits.max_concurrency, most),
-                remembered=settled.concurrency,
-            ),
-            limits.max_attempts,
-            limits.grace_s,
-            int(limits.in_flight_bytes),
-            self._job.request.model_varies,
-            limits.max_outage,
-            "max_outage" in limits.model_fields_set,
-            self._job.endpoint.resolved_base_url,
-            before.progress.reached if before else "",
-            "limits.max_concurrency" if limits.max_concurrency <= most else "the system's open files (ulimit -n)",
-            notes,
-            self._costs(),
-            None if limits.deadline is None else seconds_until(limits.deadline),
-            "" if limits.deadline is None else in_words(limits.deadline),
-            limits.max_error_rate,
-            self._spending(),
+        if limits.concurrency != "auto" and limits.concurrency > most:
+            said = f"limits.concurrency is {limits.concurrency}, but the system allows only {most} connections"
+            notes = (f"{said} (ulimit -n); going on with {most}",)
+        is_own_limit = limits.max_concurrency <= most
+        return Rules(
+            max_attempts=limits.max_attempts,
+            grace_s=limits.grace_s,
+            in_flight_bytes=int(limits.in_flight_bytes),
+            max_outage_s=limits.max_outage,
+            waits_for_first="max_outage" in limits.model_fields_set,
+            deadline_s=None if deadline is None else seconds_until(deadline),
+            deadline="" if deadline is None else in_words(deadline),
+            max_error_rate=limits.max_error_rate,
+            largest_name="limits.max_concurrency" if is_own_limit else "the system's open files (ulimit -n)",
+            notes=notes,
         )
 
     def _spending(self) -> Spending:
@@ -191,7 +209,7 @@ async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch
         await transport.aclose()
 
 
-def _time_limits(limits: Limits) -> TimeLimits:
+def _time_limits(limits: JobLimits) -> TimeLimits:
     whole_s = limits.timeout_s
     return TimeLimits(
         limits.connect_timeout_s, limits.first_byte_timeout_s or whole_s, limits.idle_timeout_s or whole_s, whole_s

@@ -30,7 +30,7 @@ from batchchat.pipeline import Plan
 from batchchat.prices import Prices, price_of
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Outcome, Price, Settled
 from batchchat.send.cost import cost_usd
-from batchchat.send.pacing import max_tokens_of
+from batchchat.send.estimate import max_tokens_of
 from batchchat.show.estimate import Estimate, Figure, Sample
 from batchchat.show.progress import shown
 from batchchat.spending import known_prices

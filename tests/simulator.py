@@ -12,14 +12,19 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from batchchat.records import ChatRequest, Failure, Usage
+from batchchat.send import rules
 from batchchat.send.admission import Admission
 from batchchat.send.bound import Bound
 from batchchat.send.concurrency import Concurrency
+from batchchat.send.counts import Counts
 from batchchat.send.limits import Allowance, RateLimits
-from batchchat.send.pacing import Pacing, Pending
-from batchchat.send.tally import Tally
-from batchchat.send.trouble import Again, Trouble
+from batchchat.send.row import Pending
+from batchchat.send.rules import Limits, Rules
+from batchchat.send.slots import Slot
+from batchchat.send.steps import RetryAt
+from batchchat.send.trouble import Trouble
 from batchchat.serve.quota import Quota
+from tests.scheduled import never, slot_at
 
 LARGEST = 4_096
 BODY = b"x" * 1_200
@@ -249,11 +254,11 @@ def play(
     """Ask rows of an endpoint until all are answered, or until a moment."""
     rates = rates or RateLimits(None, None)
     concurrency = Concurrency(setting, 0.0, largest=LARGEST, remembered=remembered)
-    pacing = Pacing(rates, concurrency, 6, 30.0)
-    trouble = Trouble(pacing, Tally())
+    limits = Limits(rates=rates, concurrency=concurrency)
+    trouble = Trouble(rules.Endpoint(send=never), limits, Rules(max_attempts=6, grace_s=30.0), Counts())
     admission = Admission(trouble, rates, concurrency, Bound(concurrency, rates))
     played = Played(concurrency, rates, admission.bound)
-    run = _Run(endpoint, admission, trouble, pacing, played, tokens, commit_s, deque(range(rows)), input_at)
+    run = _Run(endpoint, admission, trouble, limits, played, tokens, commit_s, deque(range(rows)), input_at)
     run.play(until_s)
     return played
 
@@ -263,7 +268,7 @@ class _Run:
     endpoint: Endpoint
     admission: Admission
     trouble: Trouble
-    pacing: Pacing
+    limits: Limits
     played: Played
     tokens: Callable[[], int]
     commit_s: float
@@ -291,7 +296,7 @@ class _Run:
             elif kind == "free":
                 self.taken -= 1
             elif kind == "beat":
-                self.played.limits.append((self.now, self.pacing.concurrency.limit))
+                self.played.limits.append((self.now, self.limits.concurrency.limit))
                 self.admission.bound.beat(self.now, 0.0)
                 self.at(self.now + 1.0, "beat")
             elif self.now < self.wake_at:
@@ -313,7 +318,7 @@ class _Run:
                 self.admission.on_dry(self.now)
                 self.wake(due_at)
                 return
-            opens_at = self.admission.opens_at(self.now, due_at, self.taken, self.pacing.concurrency.limit)
+            opens_at = self.admission.opens_at(self.now, due_at, self.taken, self.limits.concurrency.limit)
             if opens_at > self.now:
                 self.wake(opens_at)
                 return
@@ -331,32 +336,32 @@ class _Run:
         else:
             self.fresh.popleft()
             pending, tokens = Pending(REQUEST), self.tokens()
-        pending.started_at, pending.started_among = self.now - 1e-9, self.flying  # before what is decided now
+        slot = slot_at(self.now - 1e-9, self.flying)  # before what is decided now
         self.flying += 1
-        pending.reserved = self.pacing.rates.reserve(self.now, len(BODY), 1_000)
+        slot.reserved = self.limits.rates.reserve(self.now, len(BODY), 1_000)
         self.taken += 1
         said = self.endpoint.ask(self.now, tokens)
-        self.at(said.at, "reply", (pending, said, tokens))
+        self.at(said.at, "reply", (pending, slot, said, tokens))
 
-    def reply(self, pending: Pending, said: Said, tokens: int) -> None:
+    def reply(self, pending: Pending, slot: Slot, said: Said, tokens: int) -> None:
         self.flying -= 1
         if said.told is not None:
-            self.pacing.rates.note(said.told, self.now)
+            self.limits.rates.note(said.told, self.now)
         if said.is_refused:
             self.taken -= 1
             self.played.refused_at.append(self.now)
-            self.pacing.rates.give_back(pending.reserved)
+            self.limits.rates.give_back(slot.reserved)
             failure = Failure("rate_limit", "slow down", 429, retry_after_s=said.retry_after_s)
-            step = self.trouble.follow(pending, failure, self.now)
-            assert isinstance(step, Again)
+            step = self.trouble.follow(pending, slot, failure, self.now)
+            assert isinstance(step, RetryAt)
             heapq.heappush(self.again, (step.at, next(self.sequence), (pending, tokens)))
             return
-        latency_s = round(self.now - pending.started_at, 6)
+        latency_s = round(self.now - slot.started_at, 6)
         usage = Usage(tokens // 2, tokens - tokens // 2)
-        self.pacing.rates.settle(pending.reserved, len(BODY), usage)
-        self.trouble.pass_through(pending.started_at)
-        self.pacing.concurrency.on_reply(self.now, latency_s, usage.completion_tokens or 0)
+        self.limits.rates.settle(slot.reserved, len(BODY), usage)
+        self.trouble.pass_through(slot.started_at)
+        self.limits.concurrency.on_reply(self.now, latency_s, usage.completion_tokens or 0)
         self.played.done_at.append(self.now)
         self.played.latencies_s.append(latency_s)
-        self.played.tokens.append((pending.started_at, tokens))
+        self.played.tokens.append((slot.started_at, tokens))
         self.at(self.now + self.commit_s, "free")

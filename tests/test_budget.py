@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from batchchat.records import ChatRequest, Completion, Failure, Media, Price, Progress, Usage
 from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget
-from batchchat.send.pacing import Pending
+from batchchat.send.failures import may_be_billed
+from batchchat.send.row import Pending
 from batchchat.send.spending import Entry, Spending
 from batchchat.send.structured import Structure, Turn, body_for
 from batchchat.send.transport import Reply
@@ -26,6 +27,7 @@ from batchchat.send.worstcase import (
     LEAST_OVERHEAD,
     MARGIN,
     UNSEEN_FILE,
+    RowCost,
     Size,
     WorstCase,
     size_of,
@@ -72,6 +74,38 @@ def completion(prompt: int, completed: int) -> Completion:
 REPLY = Reply(200, {}, b"{}", 0.01)
 
 
+def row_of(request: ChatRequest, turn: Turn | None = None) -> Pending:
+    """Return a row whose cost is counted."""
+    return Pending(request, turn=turn or Turn(), cost=RowCost(request))
+
+
+def cost_of(row: Pending) -> RowCost:
+    """Return what a row's requests may cost."""
+    assert row.cost is not None
+    return row.cost
+
+
+def entry(account: Spending, row: Pending, *, is_quiet: bool) -> Entry | Failure:
+    """Ask whether a row's next request may start."""
+    return account.entry(cost_of(row), row.turn, row.told_tokens, is_quiet=is_quiet)
+
+
+def start(account: Spending, row: Pending) -> None:
+    """Start a row's next request."""
+    account.start(cost_of(row), row.turn, row.told_tokens)
+
+
+def settle(account: Spending, row: Pending, reply: Reply | None, read: Completion | Failure) -> None:
+    """Take what came of a row's request, as the run does."""
+    is_billed = may_be_billed(read, reply.status if reply else None)
+    account.settle(cost_of(row), row.turn, read, may_be_billed=is_billed)
+
+
+def release(account: Spending, row: Pending) -> None:
+    """Free what is still set aside for a row."""
+    account.release(cost_of(row))
+
+
 # The sums
 
 
@@ -105,9 +139,9 @@ def test_whatever_happens_the_bill_stays_within_the_budget(seed: int, limit: int
         budget = spending.budget
         assert budget is not None
         if name == "start" and len(bill.in_flight) < 4:
-            pending = Pending(request_of("x" * chance.randint(1, 500)))
-            if spending.entry(pending, is_quiet=False) is Entry.OPEN:
-                spending.start(pending)
+            pending = row_of(request_of("x" * chance.randint(1, 500)))
+            if entry(spending, pending, is_quiet=False) is Entry.OPEN:
+                start(spending, pending)
                 size = len(pending.request.body)
                 usage = Usage(chance.randint(size // 2, size), chance.randint(50, 100))
                 bill.in_flight.append((pending, usage))
@@ -137,8 +171,8 @@ def test_whatever_happens_the_bill_stays_within_the_budget(seed: int, limit: int
                 "refuse": TURNED_AWAY,
             }
             result = results[name]
-            spending.settle(pending, None if isinstance(result, Failure) else REPLY, result)
-            spending.release(pending)
+            settle(spending, pending, None if isinstance(result, Failure) else REPLY, result)
+            release(spending, pending)
         gone = Amount(bill.usd, bill.tokens)
         for _, usage in bill.in_flight:
             gone += cost(usage)
@@ -158,15 +192,15 @@ def test_reply_frees_what_was_set_aside_beyond_its_cost() -> None:
     """A second request fits only after the first one has shown that it cost less than it might have."""
     worst = worst_of()
     spending = spending_of(Amount(worst.usd * 1.5, worst.tokens * 1.5))
-    first, second = Pending(request_of()), Pending(request_of())
-    assert spending.entry(first, is_quiet=True) is Entry.OPEN
-    spending.start(first)
-    assert spending.entry(second, is_quiet=False) is Entry.WAIT
-    spending.settle(first, REPLY, completion(10, 5))
-    spending.release(first)
+    first, second = row_of(request_of()), row_of(request_of())
+    assert entry(spending, first, is_quiet=True) is Entry.OPEN
+    start(spending, first)
+    assert entry(spending, second, is_quiet=False) is Entry.WAIT
+    settle(spending, first, REPLY, completion(10, 5))
+    release(spending, first)
     assert spending.budget is not None
     assert spending.budget.total == Amount((10 * 1.0 + 5 * 4.0) / 1e6, 15.0)
-    assert spending.entry(second, is_quiet=True) is Entry.OPEN
+    assert entry(spending, second, is_quiet=True) is Entry.OPEN
 
 
 @pytest.mark.parametrize(
@@ -178,18 +212,17 @@ def test_reply_frees_what_was_set_aside_beyond_its_cost() -> None:
         (Reply(500, {}, b"", 0.01), Failure("server", "internal error", 500), False),
         (Reply(429, {}, b"", 0.01), TURNED_AWAY, False),
         (None, Failure("connect", "refused"), False),
-        (None, None, False),
     ],
 )
 def test_what_may_have_been_billed_stays_charged(
-    reply: Reply | None, result: Completion | Failure | None, *, is_kept: bool
+    reply: Reply | None, result: Completion | Failure, *, is_kept: bool
 ) -> None:
     """A lost reply, an error within a good one and a reply without usage stay charged; refusals cost nothing."""
-    spending, pending = spending_of(Amount(1.0, 1e9)), Pending(request_of())
-    spending.entry(pending, is_quiet=True)
-    spending.start(pending)
-    spending.settle(pending, reply, result)
-    spending.release(pending)
+    spending, pending = spending_of(Amount(1.0, 1e9)), row_of(request_of())
+    entry(spending, pending, is_quiet=True)
+    start(spending, pending)
+    settle(spending, pending, reply, result)
+    release(spending, pending)
     assert spending.budget is not None
     assert spending.budget.total == (worst_of() if is_kept else NOTHING)
 
@@ -197,8 +230,8 @@ def test_what_may_have_been_billed_stays_charged(
 def test_budget_is_over_only_when_nothing_can_free_more() -> None:
     """While anything is in flight the next row waits; after that there is a reason, with figures and what to do."""
     spending = spending_of(Amount(1e-6, 1e9))
-    assert spending.entry(Pending(request_of()), is_quiet=False) is Entry.WAIT
-    assert spending.entry(Pending(request_of()), is_quiet=True) is Entry.OVER
+    assert entry(spending, row_of(request_of()), is_quiet=False) is Entry.WAIT
+    assert entry(spending, row_of(request_of()), is_quiet=True) is Entry.OVER
     name, reason = spending.end
     assert name == "budget_usd"
     assert reason.startswith("limits.budget_usd: $0 of $1e-06 are spent, and the next row may take $")
@@ -206,12 +239,12 @@ def test_budget_is_over_only_when_nothing_can_free_more() -> None:
 
 def test_request_waits_for_the_store_to_know_of_it() -> None:
     """Nothing is sent of which a kill would leave no trace; one more commit lets it go."""
-    spending, pending = Spending(Budget(Amount(1.0, 1e9)), WorstCase(lambda _: PRICE)), Pending(request_of())
-    assert spending.entry(pending, is_quiet=True) is Entry.TELL
+    spending, pending = Spending(Budget(Amount(1.0, 1e9)), WorstCase(lambda _: PRICE)), row_of(request_of())
+    assert entry(spending, pending, is_quiet=True) is Entry.TELL
     spending.tell(free_slots=1)
-    assert spending.entry(pending, is_quiet=True) is Entry.TELL
+    assert entry(spending, pending, is_quiet=True) is Entry.TELL
     spending.has_told()
-    assert spending.entry(pending, is_quiet=True) is Entry.OPEN
+    assert entry(spending, pending, is_quiet=True) is Entry.OPEN
     noted = spending.noted(Progress())
     assert noted.held_usd == pytest.approx(worst_of().usd)
     assert noted.held_tokens == worst_of().tokens
@@ -224,7 +257,7 @@ def test_kill_counts_little_as_gone_that_was_never_sent() -> None:
         spending = Spending(
             Budget(Amount(worst.usd * affordable, worst.tokens * affordable)), WorstCase(lambda _: PRICE)
         )
-        spending.entry(Pending(request_of()), is_quiet=True)
+        entry(spending, row_of(request_of()), is_quiet=True)
         spending.tell(free_slots=500)
         noted = spending.noted(Progress())
         assert noted.held_usd == pytest.approx(worst.usd * told)
@@ -235,13 +268,13 @@ def test_few_start_before_a_first_reply_shows_what_one_costs() -> None:
     """An endpoint may add more to each prompt than anyone thinks: at first a tenth of the budget is at stake."""
     worst = worst_of()
     spending = spending_of(Amount(worst.usd * 40, worst.tokens * 40))
-    pendings = [Pending(request_of()) for _ in range(10)]
+    pendings = [row_of(request_of()) for _ in range(10)]
     for pending in pendings:
-        if spending.entry(pending, is_quiet=False) is Entry.OPEN:
-            spending.start(pending)
-    assert sum(pending.charge is not None for pending in pendings) == 4
-    spending.settle(pendings[0], REPLY, completion(10, 5))
-    assert spending.entry(pendings[9], is_quiet=False) is Entry.OPEN
+        if entry(spending, pending, is_quiet=False) is Entry.OPEN:
+            start(spending, pending)
+    assert sum(cost_of(pending).charge is not None for pending in pendings) == 4
+    settle(spending, pendings[0], REPLY, completion(10, 5))
+    assert entry(spending, pendings[9], is_quiet=False) is Entry.OPEN
 
 
 # The worst case of a request
@@ -273,7 +306,7 @@ def test_dearer_cached_tokens_are_the_worst_case() -> None:
 )
 def test_request_whose_cost_has_no_bound_fails_alone(fields: dict[str, Any], said: str) -> None:
     """A row may fill in its own limit, and get it wrong; it is not sent, and says why."""
-    failure = spending_of(Amount(1.0, 1e9)).entry(Pending(request_of(**fields)), is_quiet=True)
+    failure = entry(spending_of(Amount(1.0, 1e9)), row_of(request_of(**fields)), is_quiet=True)
     assert isinstance(failure, Failure)
     assert failure.kind == "template"
     assert failure.message.startswith(said)
@@ -284,8 +317,8 @@ def test_row_of_a_model_without_price_fails_under_a_budget_of_dollars_alone() ->
     prices = {"known": PRICE}.get
     for limit, is_refused in ((Amount(1.0, 1e9), True), (Amount(WITHOUT_LIMIT.usd, 1e9), False)):
         spending = Spending(Budget(limit), WorstCase(prices))
-        assert isinstance(spending.entry(Pending(request_of()), is_quiet=True), Failure) == is_refused
-        assert spending.entry(Pending(request_of(model="known")), is_quiet=True) is Entry.TELL
+        assert isinstance(entry(spending, row_of(request_of()), is_quiet=True), Failure) == is_refused
+        assert entry(spending, row_of(request_of(model="known")), is_quiet=True) is Entry.TELL
 
 
 @pytest.mark.parametrize(("above", "is_dearer"), [(50, True), (100_000, False)])
@@ -351,13 +384,13 @@ def test_constant_addition_to_prompts_of_any_length_stays_within_the_bound(
 
 def test_cost_beyond_the_bound_is_expected_of_the_next_one() -> None:
     """A fee for each request, which no price has, is in every bound after the first reply that tells it."""
-    spending, pending = spending_of(Amount(1.0, 1e9)), Pending(request_of())
-    spending.entry(pending, is_quiet=True)
-    spending.start(pending)
-    spending.settle(pending, REPLY, Completion("yes", usage=Usage(10, 5, cost_usd=0.02)))
+    spending, pending = spending_of(Amount(1.0, 1e9)), row_of(request_of())
+    entry(spending, pending, is_quiet=True)
+    start(spending, pending)
+    settle(spending, pending, REPLY, Completion("yes", usage=Usage(10, 5, cost_usd=0.02)))
     assert spending.budget is not None
     assert spending.budget.spent.usd == 0.02
-    spending.start(pending)
+    start(spending, pending)
     assert spending.budget.reserved.usd > 0.02
 
 
@@ -373,9 +406,9 @@ def test_all_turns_together_stay_within_what_was_set_aside_for_the_row(
 ) -> None:
     """Answers that are cut, wrong, or both, in each way to ask: each as long as may be, a token for each byte."""
     structure, request = Structure(SCHEMA), request_of(max_tokens=max_tokens, response_format=FORMAT)
-    spending, pending = spending_of(Amount(1e3, 1e12), has_schema=True), Pending(request, turn=Turn(mode=mode))
+    spending, pending = spending_of(Amount(1e3, 1e12), has_schema=True), row_of(request, turn=Turn(mode=mode))
     assert spending.budget is not None
-    spending.start(pending)
+    start(spending, pending)
     set_aside, billed, turns = spending.budget.reserved.usd, 0.0, 0
     for reason in reasons:
         body = body_for(request.body, pending.turn)
@@ -383,27 +416,28 @@ def test_all_turns_together_stay_within_what_was_set_aside_for_the_row(
         usage = Usage(len(body), allowed)
         said = Completion("x" * allowed, finish_reason=reason, usage=usage)
         billed += cost(usage).usd
-        spending.settle(pending, REPLY, said)
+        settle(spending, pending, REPLY, said)
         judged = structure.judge(said, request.body, pending.turn)
         turns += 1
         if not isinstance(judged, Turn):
             break
         pending.turn, pending.last = judged, (said, REPLY)
-        assert spending.entry(pending, is_quiet=False) is Entry.OPEN
-        spending.start(pending)
+        assert entry(spending, pending, is_quiet=False) is Entry.OPEN
+        start(spending, pending)
     assert turns > 1
     assert billed <= set_aside
 
 
 def test_later_turns_keep_what_was_set_aside_and_the_last_frees_it() -> None:
     """Another row cannot take what a row needs for its correction."""
-    spending, pending = spending_of(Amount(1.0, 1e9), has_schema=True), Pending(request_of())
+    spending, pending = spending_of(Amount(1.0, 1e9), has_schema=True), row_of(request_of())
     assert spending.budget is not None
-    spending.start(pending)
-    assert pending.charge is not None
-    later = pending.charge.later
-    spending.settle(pending, REPLY, completion(10, 5))
+    start(spending, pending)
+    charge = cost_of(pending).charge
+    assert charge is not None
+    later = charge.later
+    settle(spending, pending, REPLY, completion(10, 5))
     assert spending.budget.reserved.usd == pytest.approx(later.usd)
     assert later.usd > 2 * worst_of().usd
-    spending.release(pending)
+    release(spending, pending)
     assert spending.budget.reserved.usd == pytest.approx(0.0)

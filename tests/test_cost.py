@@ -22,13 +22,11 @@ from batchchat.records import NO_USAGE, Answer, ChatRequest, Completion, FailedR
 from batchchat.send.answer import completion_of
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.cost import MOST_NAMED, Costs, cost_usd
-from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import Pacing
-from batchchat.send.schedule import Schedule
 from batchchat.send.structured import Structure
 from batchchat.send.transport import Reply
 from tests.echoing import Echoing, Sent, completion
 from tests.running import batchchat, batchchat_process, ledger, write_csv, write_job
+from tests.scheduled import schedule_over
 from tests.test_schedule import HANG_S, MemoryStore
 from tests.test_turns import FITS, MISFIT, SCHEMA, requests, said
 from tests.torture import embedded
@@ -171,8 +169,17 @@ def scheduled(replies: dict[str, list[Reply | Failure]], stop_after: int | None 
         return replies[request.row_name].pop(0)
 
     costs = Costs({"m": PRICE}.get, "m")
-    pacing = Pacing(RateLimits(None, None), Concurrency(1, 0.0), 6, HANG_S, costs=costs)
-    schedule = Schedule(iter([chunk]), store, send, pacing, observe, Structure(SCHEMA))
+    endpoint = {"costs": costs, "structure": Structure(SCHEMA)}
+    schedule = schedule_over(
+        [chunk],
+        store,
+        send,
+        Concurrency(1, 0.0),
+        observe=observe,
+        endpoint=endpoint,
+        max_attempts=6,
+        grace_s=HANG_S,
+    )
     try:
         asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
     except InterruptedRunError:

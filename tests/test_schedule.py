@@ -18,16 +18,16 @@ import uvloop
 
 from batchchat.errors import BatchchatError, CheckpointError, EndpointRefusedError, InputError, InterruptedRunError
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Settled
-from batchchat.send.backlog import READY_LOW_WATER
 from batchchat.send.breaker import FIRST_ROWS, ROWS_IN_A_ROW
+from batchchat.send.commits import ENOUGH_ROWS
 from batchchat.send.concurrency import FIRST_LIMIT, Concurrency
 from batchchat.send.failures import CLOSED_WHILE_IDLE
 from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import Pacing
+from batchchat.send.queue import READY_LOW_WATER
 from batchchat.send.schedule import Schedule
-from batchchat.send.settling import ENOUGH_ROWS
 from batchchat.send.transport import Reply
 from batchchat.send.trouble import UNREACHED_TRIES
+from tests.scheduled import schedule_over
 
 Send = Callable[[bytes], Awaitable[Reply | Failure]]
 
@@ -118,8 +118,16 @@ def schedule_of(
 ) -> Schedule:
     """Return a schedule that waits for nothing but what the test makes it wait for."""
     limit = concurrency if isinstance(concurrency, Concurrency) else Concurrency(concurrency, time.monotonic())
-    pacing = Pacing(rates or RateLimits(None, None), limit, max_attempts, grace_s)
-    return Schedule(iter(chunks), store, lambda _, body, __: send(body), pacing, observe)
+    return schedule_over(
+        chunks,
+        store,
+        lambda _, body, __: send(body),
+        limit,
+        rates=rates,
+        observe=observe,
+        max_attempts=max_attempts,
+        grace_s=grace_s,
+    )
 
 
 async def run(schedule: Schedule) -> Progress:
@@ -242,8 +250,8 @@ def test_request_that_met_a_closed_connection_is_asked_again_over_a_new_one() ->
         return race if len(asked) == 1 else ANSWER
 
     store = MemoryStore()
-    pacing = Pacing(RateLimits(None, None), Concurrency(1, time.monotonic()), 3, HANG_S)
-    schedule = Schedule(iter([chunk_of("a", "b")]), store, send, pacing, lambda _: None)
+    chunks, one_at_a_time = [chunk_of("a", "b")], Concurrency(1, time.monotonic())
+    schedule = schedule_over(chunks, store, send, one_at_a_time, max_attempts=3, grace_s=HANG_S)
     progress = asyncio.run(run(schedule))
     assert sorted(asked) == [(b"a", False), (b"a", True), (b"b", False)]
     assert (progress.requests_sent, progress.possibly_billed) == (3, 1)
@@ -708,9 +716,15 @@ def test_request_that_was_never_written_is_not_counted() -> None:
             await is_halted.wait()
             return None
 
-        pacing = Pacing(RateLimits(None, None), Concurrency(4, 0.0), 3, HANG_S)
-        feed = iter([chunk_of(*names(8))])
-        schedule = Schedule(feed, store, send, pacing, lambda _: None, halt=is_halted.set)
+        schedule = schedule_over(
+            [chunk_of(*names(8))],
+            store,
+            send,
+            Concurrency(4, 0.0),
+            endpoint={"halt": is_halted.set},
+            max_attempts=3,
+            grace_s=HANG_S,
+        )
         with pytest.raises(EndpointRefusedError):
             await run(schedule)
         return store

@@ -8,21 +8,22 @@ import pytest
 
 from batchchat.records import ChatRequest, Failure
 from batchchat.send.concurrency import Concurrency
+from batchchat.send.counts import Counts
 from batchchat.send.failures import CLOSED_WHILE_IDLE
 from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import Pacing, Pending
-from batchchat.send.tally import Tally
+from batchchat.send.row import Pending
+from batchchat.send.rules import Endpoint, Limits, Rules
+from batchchat.send.steps import RetryAt, Stop
 from batchchat.send.trouble import (
     OUTAGE_ROWS,
     REST_PATIENCE_S,
     UNREACHED_TRIES,
     UNSENT_IN_A_ROW,
-    Again,
     Charge,
-    Refuse,
-    Step,
+    GiveUp,
     Trouble,
 )
+from tests.scheduled import never, slot_at
 
 REFUSED = Failure("connect", "cannot connect to api:443: Connection refused")
 RESET = Failure("connect", "the connection broke before the reply was whole", is_outcome_unknown=True)
@@ -46,18 +47,11 @@ class World:
         waits_for_first: bool = False,
         reached: str = "",
     ) -> None:
-        self.tally = Tally()
-        pacing = Pacing(
-            RateLimits(None, None),
-            Concurrency(64, 0.0),
-            6,
-            30.0,
-            max_outage_s=max_outage_s,
-            waits_for_first=waits_for_first,
-            base_url="https://api/v1",
-            reached=reached,
-        )
-        self.trouble = Trouble(pacing, self.tally)
+        self.counts = Counts()
+        endpoint = Endpoint(send=never, base_url="https://api/v1", reached=reached)
+        limits = Limits(rates=RateLimits(None, None), concurrency=Concurrency(64, 0.0))
+        rules = Rules(max_attempts=6, grace_s=30.0, max_outage_s=max_outage_s, waits_for_first=waits_for_first)
+        self.trouble = Trouble(endpoint, limits, rules, self.counts)
         self.now = 100.0
         self.rows: dict[str, Pending] = {}
         if has_worked:
@@ -65,14 +59,15 @@ class World:
 
     def answer(self) -> None:
         """Answer a request that started just now."""
-        self.tally.has_completion = True
+        self.counts.has_completion = True
         self.trouble.pass_through(self.now)
 
-    def fail(self, row: str, failure: Failure, *, took_s: float = 0.0, is_rest_tried: bool = False) -> Step:
+    def fail(
+        self, row: str, failure: Failure, *, took_s: float = 0.0, is_rest_tried: bool = False
+    ) -> RetryAt | Charge | GiveUp | Stop:
         """Let a row fail, as the schedule does: one that is charged has one more attempt."""
         pending = self.rows.setdefault(row, Pending(ChatRequest(row.encode(), b"{}", row)))
-        pending.started_at = self.now - took_s
-        step = self.trouble.follow(pending, failure, self.now, is_rest_tried=is_rest_tried)
+        step = self.trouble.follow(pending, slot_at(self.now - took_s), failure, self.now, is_rest_tried=is_rest_tried)
         pending.attempts += isinstance(step, Charge)
         return step
 
@@ -98,7 +93,7 @@ class World:
 def test_connections_that_were_closed_just_before_are_nobodys_fault() -> None:
     """The row is asked again at once, however often it happens; nothing is charged, and nobody waits."""
     world = World()
-    assert [world.fail("a", RACE) for _ in range(2 * OUTAGE_ROWS)] == [Again(world.now)] * 2 * OUTAGE_ROWS
+    assert [world.fail("a", RACE) for _ in range(2 * OUTAGE_ROWS)] == [RetryAt(world.now)] * 2 * OUTAGE_ROWS
     assert not world.is_holding()
     assert not world.attempts
 
@@ -107,7 +102,7 @@ def test_one_request_that_cannot_be_sent_is_chance() -> None:
     """Where others get through, nobody waits for one that did not, and nothing is charged."""
     world = World()
     for _ in range(5):
-        assert isinstance(world.fail("a", REFUSED), Again)
+        assert isinstance(world.fail("a", REFUSED), RetryAt)
         assert not world.is_holding()
         world.answer()
     assert world.attempts == 0
@@ -118,12 +113,12 @@ def test_several_in_a_row_that_cannot_be_sent_hold_everybody() -> None:
     world = World()
     for number in range(UNSENT_IN_A_ROW):
         assert not world.is_holding()
-        assert isinstance(world.fail(str(number), REFUSED), Again)
+        assert isinstance(world.fail(str(number), REFUSED), RetryAt)
     assert world.is_holding()
     waits = []
     for _ in range(9):
         waits.append(world.wait())
-        assert isinstance(world.fail("a", REFUSED), Again)
+        assert isinstance(world.fail("a", REFUSED), RetryAt)
     assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
     world.wait()
     world.answer()
@@ -135,10 +130,12 @@ def test_outage_beyond_the_patience_ends_the_job() -> None:
     """The last probe is made when the patience ends, and then the job does."""
     world = World(max_outage_s=20.0)
     began = world.now
-    while isinstance(step := world.fail("a", REFUSED), Again):
+    while isinstance(step := world.fail("a", REFUSED), RetryAt):
         world.wait()
-    assert isinstance(step, Refuse)
-    assert step.reason.startswith("the endpoint has been down for 20 s, as long as limits.max_outage allows: cannot")
+    assert isinstance(step, Stop)
+    assert str(step.reason).startswith(
+        "the endpoint has been down for 20 s, as long as limits.max_outage allows: cannot"
+    )
     assert world.now - began == pytest.approx(20.0, abs=31.0)
 
 
@@ -152,16 +149,16 @@ def test_endpoint_that_never_answered_is_waited_for_when_told(
     """Nobody wants to wait an hour for a mistyped address, unless he says so; one that answered last night is right."""
     world = World(has_worked=False, waits_for_first=waits_for_first, reached=reached)
     for _ in range(UNREACHED_TRIES - 1):
-        assert isinstance(world.fail("a", REFUSED), Again)
+        assert isinstance(world.fail("a", REFUSED), RetryAt)
         world.wait()
-    assert isinstance(world.fail("a", REFUSED), Refuse) == is_over
+    assert isinstance(world.fail("a", REFUSED), Stop) == is_over
 
 
 def test_loading_model_holds_at_once() -> None:
     """A server that says that it is not ready says so to everybody, and has been reached."""
     world = World(has_worked=False)
     for _ in range(UNREACHED_TRIES + 2):
-        assert isinstance(world.fail("a", LOADING), Again)
+        assert isinstance(world.fail("a", LOADING), RetryAt)
         assert world.is_holding()
         world.wait()
     assert world.trouble.notes == ("waiting for the endpoint, with one probe at a time: Loading model",)
@@ -170,10 +167,11 @@ def test_loading_model_holds_at_once() -> None:
 def test_quota_is_waited_for_until_it_comes_back() -> None:
     """A known reset within the patience is the next probe; one beyond it ends the job at once."""
     world = World()
-    assert isinstance(world.fail("a", Failure("unavailable", "per day", 429, retry_after_s=300.0)), Again)
+    assert isinstance(world.fail("a", Failure("unavailable", "per day", 429, retry_after_s=300.0)), RetryAt)
     assert world.wait() == 300.0
     step = World().fail("a", Failure("unavailable", "per day", 429, retry_after_s=7_200.0))
-    assert step == Refuse("the endpoint is back in 7,200 s, later than limits.max_outage allows: per day")
+    assert isinstance(step, Stop)
+    assert str(step.reason) == "the endpoint is back in 7,200 s, later than limits.max_outage allows: per day"
 
 
 @pytest.mark.parametrize("failure", [GATEWAY, RESET, CRASH])
@@ -184,12 +182,12 @@ def test_rows_that_fail_one_after_the_other_are_an_outage(failure: Failure) -> N
         assert world.fail(str(number), failure) == Charge(is_final=False)
     assert world.fail("0", failure) == Charge(is_final=False)
     assert world.attempts == OUTAGE_ROWS
-    assert isinstance(world.fail("last", failure), Again)
+    assert isinstance(world.fail("last", failure), RetryAt)
     assert world.is_holding()
     assert world.attempts == 0
     for _ in range(5):
         world.wait()
-        assert isinstance(world.fail("0", failure), Again)
+        assert isinstance(world.fail("0", failure), RetryAt)
     assert world.attempts == 0
 
 
@@ -215,14 +213,14 @@ def test_anything_that_gets_through_between_is_no_outage() -> None:
 def test_crashes_before_anything_worked_end_the_job_soon() -> None:
     """An endpoint that answers 500 from the start may do so for ever: no row is failed for it, and few are asked."""
     world = World(has_worked=False)
-    step: Step = Charge(is_final=False)
+    step: RetryAt | Charge | GiveUp | Stop = Charge(is_final=False)
     for number in range(2 * OUTAGE_ROWS):
         step = world.fail(str(number), CRASH)
         world.wait()
-        if isinstance(step, Refuse):
+        if isinstance(step, Stop):
             break
-    assert isinstance(step, Refuse)
-    assert step.reason.startswith("the endpoint brings nothing but errors (500): internal error; ")
+    assert isinstance(step, Stop)
+    assert str(step.reason).startswith("the endpoint brings nothing but errors (500): internal error; ")
     assert len(world.rows) < OUTAGE_ROWS + UNREACHED_TRIES
     assert world.attempts == 0
 
@@ -269,17 +267,17 @@ def test_outage_amid_the_table_is_waited_for_to_the_end() -> None:
     world = World(max_outage_s=7_200.0)
     for number in range(OUTAGE_ROWS):
         world.fail(str(number), GATEWAY)
-    while isinstance(step := world.fail("0", GATEWAY), Again):
+    while isinstance(step := world.fail("0", GATEWAY), RetryAt):
         world.wait()
-    assert isinstance(step, Refuse)
-    assert step.reason.startswith("the endpoint has been down for 7,200 s")
+    assert isinstance(step, Stop)
+    assert str(step.reason).startswith("the endpoint has been down for 7,200 s")
 
 
 def test_very_long_outage_is_only_long() -> None:
     """Thousands of probes are no reason to fail."""
     world = World(max_outage_s=86_400.0)
     for _ in range(2_000):
-        assert isinstance(world.fail("a", LOADING), Again)
+        assert isinstance(world.fail("a", LOADING), RetryAt)
         assert world.wait() <= 30.0
 
 
@@ -287,7 +285,8 @@ def test_limit_that_lifts_too_late_ends_the_job_at_once() -> None:
     """As with a quota: a wait that the job does not allow is not begun."""
     world = World(max_outage_s=5.0)
     step = world.fail("a", Failure("rate_limit", "slow down", 429, retry_after_s=100.0))
-    assert step == Refuse("the endpoint's limit lifts in 100 s, later than limits.max_outage allows: slow down")
+    assert isinstance(step, Stop)
+    assert str(step.reason) == "the endpoint's limit lifts in 100 s, later than limits.max_outage allows: slow down"
 
 
 def test_resets_at_the_start_of_an_outage_are_taken_back() -> None:
@@ -315,7 +314,7 @@ def test_rows_charged_as_an_outage_begins_are_refunded() -> None:
     assert world.is_holding()
     assert world.attempts == 0
     world.wait()
-    assert isinstance(world.fail("3", GATEWAY), Again)
+    assert isinstance(world.fail("3", GATEWAY), RetryAt)
 
 
 def test_rows_that_failed_long_before_an_outage_keep_their_charge() -> None:
@@ -329,7 +328,7 @@ def test_rows_that_failed_long_before_an_outage_keep_their_charge() -> None:
         world.fail(str(number), GATEWAY)
     assert world.attempts == 10
     world.wait()
-    assert isinstance(world.fail("3", GATEWAY), Again)
+    assert isinstance(world.fail("3", GATEWAY), RetryAt)
     assert world.attempts == 10
 
 
@@ -352,8 +351,8 @@ def test_endpoint_half_back_is_probed_and_charged() -> None:
 def test_refusal_of_the_job_ends_it() -> None:
     """With the provider's words, and what to do."""
     step = World().fail("a", BAD_KEY)
-    assert isinstance(step, Refuse)
-    assert step.reason.startswith("the endpoint refuses the job (401): Invalid API key; ")
+    assert isinstance(step, Stop)
+    assert str(step.reason).startswith("the endpoint refuses the job (401): Invalid API key; ")
 
 
 def test_refusal_of_a_row_is_final() -> None:
@@ -364,14 +363,14 @@ def test_refusal_of_a_row_is_final() -> None:
 def test_rate_limit_that_never_lifts_ends_the_job() -> None:
     """It is no outage, but patience has the same end."""
     world = World(max_outage_s=60.0)
-    step: Step = Again(0.0)
-    while isinstance(step, Again):
+    step: RetryAt | Charge | GiveUp | Stop = RetryAt(0.0)
+    while isinstance(step, RetryAt):
         world.fail("b", LIMIT)
         step = world.fail("a", LIMIT)
         world.wait()
         world.now += 1.0
-    assert isinstance(step, Refuse)
-    assert "did not lift" in step.reason
+    assert isinstance(step, Stop)
+    assert "did not lift" in str(step.reason)
 
 
 # Words that may be an echo
@@ -392,7 +391,7 @@ def world_asking(model: str, *, has_worked: bool = True) -> World:
 def test_sentence_with_the_model_that_was_asked_for_ends_the_job(message: str, has_worked: bool) -> None:
     """It is the endpoint's own, whatever was answered before."""
     step = world_asking("gpt-99", has_worked=has_worked).fail("a", Failure("not_found", message, 400, is_by_words=True))
-    assert isinstance(step, Refuse)
+    assert isinstance(step, Stop)
 
 
 @pytest.mark.parametrize("has_worked", [False, True])
@@ -406,9 +405,9 @@ def test_sentence_about_another_model_is_the_rows(has_worked: bool) -> None:
 def test_sentence_about_money_or_keys_is_doubted_after_an_answer(kind: str) -> None:
     """Before any answer it ends the job; later it may be an echo, and more than one must say so."""
     failure = Failure(kind, "Your credit balance is too low to access it", 400, is_by_words=True)
-    assert isinstance(world_asking("m", has_worked=False).fail("a", failure), Refuse)
+    assert isinstance(world_asking("m", has_worked=False).fail("a", failure), Stop)
     assert world_asking("m").fail("a", failure) == Charge(is_final=True, kind="bad_request")
-    assert isinstance(world_asking("m").fail("a", Failure(kind, "x", 400)), Refuse)
+    assert isinstance(world_asking("m").fail("a", Failure(kind, "x", 400)), Stop)
 
 
 # Cuts

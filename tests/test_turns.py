@@ -27,10 +27,11 @@ from batchchat.records import (
 )
 from batchchat.send.concurrency import Concurrency
 from batchchat.send.limits import RateLimits
-from batchchat.send.pacing import EMPTY_TRIES, Pacing, Send
+from batchchat.send.rules import EMPTY_TRIES, Send
 from batchchat.send.schedule import Schedule
 from batchchat.send.structured import Structure
 from batchchat.send.transport import Reply
+from tests.scheduled import schedule_over
 from tests.test_schedule import ANSWER, HANG_S, MemoryStore, refusal
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -63,8 +64,17 @@ def schedule_of(
     observe: Callable[[Progress], None] = lambda _: None,
 ) -> Schedule:
     """Return a schedule over one chunk, of answers that must fit the schema."""
-    pacing = Pacing(RateLimits(None, None), Concurrency(concurrency, 0.0), max_attempts, HANG_S, in_flight_bytes)
-    return Schedule(iter([chunk]), store, send, pacing, observe, Structure(SCHEMA))
+    return schedule_over(
+        [chunk],
+        store,
+        send,
+        Concurrency(concurrency, 0.0),
+        observe=observe,
+        endpoint={"structure": Structure(SCHEMA)},
+        max_attempts=max_attempts,
+        grace_s=HANG_S,
+        in_flight_bytes=in_flight_bytes,
+    )
 
 
 def asked(
@@ -194,8 +204,11 @@ def test_each_model_has_its_own_rung() -> None:
         return NO_SCHEMAS if kinds[-1] == ("old", "json_schema") else said(FITS)
 
     store = MemoryStore()
-    pacing = Pacing(RateLimits(None, None), Concurrency(1, 0.0), 6, HANG_S, model_varies=True)
-    schedule = Schedule(iter([Chunk([*old, *new])]), store, send, pacing, lambda _: None, Structure(SCHEMA))
+    endpoint = {"structure": Structure(SCHEMA), "model_varies": True}
+    chunks = [Chunk([*old, *new])]
+    schedule = schedule_over(
+        chunks, store, send, Concurrency(1, 0.0), endpoint=endpoint, max_attempts=6, grace_s=HANG_S
+    )
     progress = asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
     assert sorted(kinds) == [("new", "json_schema")] * 2 + [("old", "json_object"), ("old", "json_schema")]
     assert [note.endswith("(model old)") for note in progress.notes] == [True]
@@ -373,8 +386,7 @@ def test_reply_without_a_schema_is_taken_as_it_is() -> None:
         return ANSWER
 
     store = MemoryStore()
-    pacing = Pacing(RateLimits(None, None), Concurrency(1, 0.0), 6, HANG_S)
-    schedule = Schedule(iter([requests(1)]), store, send, pacing, lambda _: None)
+    schedule = schedule_over([requests(1)], store, send, Concurrency(1, 0.0), max_attempts=6, grace_s=HANG_S)
     asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
     answer = only(store)
     assert isinstance(answer, Answer)
@@ -388,7 +400,9 @@ def test_medium_that_cannot_be_sent_gives_its_tokens_back() -> None:
         return Failure("media", "gone")
 
     rates = RateLimits(None, 60.0)
-    pacing = Pacing(rates, Concurrency(1, 0.0), 6, HANG_S)
-    schedule = Schedule(iter([Chunk(requests(1).requests)]), MemoryStore(), send, pacing, lambda _: None)
+    chunks = [Chunk(requests(1).requests)]
+    schedule = schedule_over(
+        chunks, MemoryStore(), send, Concurrency(1, 0.0), rates=rates, max_attempts=6, grace_s=HANG_S
+    )
     asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
     assert rates.opens_at() < time.monotonic()

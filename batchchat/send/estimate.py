@@ -9,6 +9,7 @@ completion is one that nine of ten requests stay below. It does not know limits.
 import math
 
 from batchchat.records import Settled, Usage
+from batchchat.send.jsonvalue import mapping_of, read_json
 
 FIRST_BYTES_PER_TOKEN = 3.0
 FIRST_COMPLETION_TOKENS = 1_024.0
@@ -99,3 +100,10 @@ def _size_class(body_bytes: int) -> int:
 
 def _step(tokens: int) -> int:
     return int(STEPS_PER_OCTAVE * math.log2(max(0, tokens) + 1))
+
+
+def max_tokens_of(body: bytes) -> int | None:
+    """Return the tokens that a request allows its completion, if it says so."""
+    fields = mapping_of(read_json(body))
+    allowed = fields.get("max_completion_tokens", fields.get("max_tokens"))
+    return allowed if isinstance(allowed, int) and allowed > 0 else None

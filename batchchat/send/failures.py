@@ -9,7 +9,7 @@ from collections.abc import Callable, Container
 from enum import Enum
 from typing import NamedTuple
 
-from batchchat.records import Failure
+from batchchat.records import Completion, Failure
 from batchchat.send import errorwords
 
 CLOSED_WHILE_IDLE = "closed_while_idle"
@@ -199,6 +199,15 @@ def may_be_outage(failure: Failure, *, has_worked: bool) -> bool:
     if failure.status in (408, 500) or failure.kind == "protocol":  # a portal's page, or a server on its way down
         return has_worked
     return failure.kind == "server" and failure.status in _OUTAGE_STATUSES
+
+
+def may_be_billed(read: Completion | Failure, reply_status: int | None) -> bool:
+    """Return whether a model may have worked for a failure: also where an error stands inside of a good reply.
+
+    `reply_status` is None where no reply came.
+    """
+    is_unknown = isinstance(read, Failure) and read.is_outcome_unknown
+    return is_unknown or (reply_status is not None and 200 <= reply_status < 300)
 
 
 def _is_busy(failure: Failure) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import orjson
 
 from batchchat.records import NO_USAGE, Completion, Failure
-from batchchat.send.pacing import Pending
 from batchchat.send.reply import shown_message
+from batchchat.send.row import Pending
 from batchchat.send.structured import Structure, Turn, added, body_for
 
 _NOTES = {
@@ -30,43 +30,43 @@ class Ladder:
         self._model_varies = model_varies
         self._modes: dict[str, int] = {}
 
-    def body(self, pending: Pending) -> bytes:
+    def body(self, row: Pending) -> bytes:
         """Return the body of a row's next request, its media still to be put in."""
         if self._structure is None:
-            return pending.request.body
-        mode = self._modes.get(self._model(pending), 0) if self._modes else 0
-        if pending.turn.mode < mode:
-            pending.turn = replace(pending.turn, mode=mode)
-        return body_for(pending.request.body, pending.turn)
+            return row.request.body
+        mode = self._modes.get(self._model(row), 0) if self._modes else 0
+        if row.turn.mode < mode:
+            row.turn = replace(row.turn, mode=mode)
+        return body_for(row.request.body, row.turn)
 
-    def judge(self, completion: Completion, pending: Pending) -> Completion | Turn | Failure:
+    def judge(self, completion: Completion, row: Pending) -> Completion | Turn | Failure:
         """Return what follows from a reply: its completion as an answer, one more turn, or why neither helps."""
         if self._structure is None:
-            is_first = pending.turn.usage is NO_USAGE
-            return completion if is_first else replace(completion, usage=added(pending.turn.usage, completion.usage))
-        judged = self._structure.judge(completion, pending.request.body, pending.turn)
+            is_first = row.turn.usage is NO_USAGE
+            return completion if is_first else replace(completion, usage=added(row.turn.usage, completion.usage))
+        judged = self._structure.judge(completion, row.request.body, row.turn)
         if isinstance(judged, Completion) and judged.parsed is not None:
-            self._learn(pending)
+            self._learn(row)
         return judged
 
-    def _learn(self, pending: Pending) -> None:
+    def _learn(self, row: Pending) -> None:
         """Note that the row's way to ask brings answers; the first to do so is the run's way.
 
         A refusal alone decides nothing: it may be of that row, whose words it quotes.
         """
-        model = self._model(pending)
+        model = self._model(row)
         if model not in self._modes:
-            self._modes[model] = pending.turn.mode
+            self._modes[model] = row.turn.mode
 
-    def fallback(self, failure: Failure, pending: Pending) -> Turn | None:
+    def fallback(self, failure: Failure, row: Pending) -> Turn | None:
         """Return another way to ask when the endpoint refuses this one, or None."""
-        return self._structure.fallback(failure, pending.turn) if self._structure else None
+        return self._structure.fallback(failure, row.turn) if self._structure else None
 
-    def resume(self, pending: Pending, failure: Failure) -> Completion | Turn | Failure | None:
+    def resume(self, row: Pending, failure: Failure) -> Completion | Turn | Failure | None:
         """Return what follows from the row's last reply when the turn after it was refused; None without one."""
-        if self._structure is None or pending.last is None:
+        if self._structure is None or row.last is None:
             return None
-        judged = self._structure.resume(pending.last[0], pending.request.body, pending.turn)
+        judged = self._structure.resume(row.last[0], row.request.body, row.turn)
         if not isinstance(judged, Failure):
             return judged
         message = shown_message(f"{judged.message}; a correction was refused: {failure.message}")
@@ -81,5 +81,5 @@ class Ladder:
             if mode in _NOTES
         )
 
-    def _model(self, pending: Pending) -> str:
-        return str(orjson.loads(pending.request.body)["model"]) if self._model_varies else ""
+    def _model(self, row: Pending) -> str:
+        return str(orjson.loads(row.request.body)["model"]) if self._model_varies else ""

@@ -9,15 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from batchchat.records import NO_USAGE, Completion, Failure, Progress
 from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget, larger, smaller
-from batchchat.send.transport import Reply
-from batchchat.send.worstcase import Charge, WorstCase, size_of
-
-if TYPE_CHECKING:
-    from batchchat.send.pacing import Pending
+from batchchat.send.structured import Turn
+from batchchat.send.worstcase import Charge, RowCost, WorstCase, size_of
 
 FIRST_SHARE = 0.1
 """Share of what is left that may be under way until a first reply shows how good the bounds are."""
@@ -43,18 +39,19 @@ class Spending:
         self._largest = self._next = NOTHING
         self._has_reply = False
 
-    def entry(self, pending: Pending, *, is_quiet: bool) -> Entry | Failure:
+    def entry(self, cost: RowCost, turn: Turn, told_tokens: int | None, *, is_quiet: bool) -> Entry | Failure:
         """Return whether a row's next request may start; a Failure where its cost has no bound.
 
-        `is_quiet` says that nothing is in flight or on its way to the store.
+        `told_tokens` took the answer that the turn tells again. `is_quiet` says that nothing is in flight or on its way
+        to the store.
         """
         budget = self.budget
         if budget is None:
             return Entry.OPEN
-        worst = self._worst(pending)
+        worst = self._worst(cost, turn, told_tokens)
         if isinstance(worst, str):
             return Failure("template", f"{worst}; limits.budget_usd and limits.budget_tokens need that")
-        kept = pending.charge.later if pending.charge else NOTHING
+        kept = cost.charge.later if cost.charge else NOTHING
         more = worst.whole.without(kept)
         self._largest, self._next = larger(self._largest, more), more
         if not budget.fits(more):
@@ -68,62 +65,64 @@ class Spending:
         is_first = budget.reserved == NOTHING
         return is_first or (budget.reserved + more).is_within((budget.left + budget.reserved) * FIRST_SHARE)
 
-    def _worst(self, pending: Pending) -> Charge | str:
-        if pending.size is None:
-            size = size_of(pending.request)
+    def _worst(self, cost: RowCost, turn: Turn, told_tokens: int | None) -> Charge | str:
+        if cost.size is None:
+            size = size_of(cost.request)
             if not isinstance(size, str) and self._lacks_price(size.model):
                 size = f"no price is known for the model {size.model[:100]!r}"
             if isinstance(size, str):
                 return size
-            pending.size = size
-        last = pending.last[0].usage.completion_tokens if pending.last else None
-        now = self._worst_case.request(pending.size, pending.turn, last)
-        return Charge(now, self._worst_case.later(pending.size, pending.turn))
+            cost.size = size
+        now = self._worst_case.request(cost.size, turn, told_tokens)
+        return Charge(now, self._worst_case.later(cost.size, turn))
 
     def _lacks_price(self, model: str) -> bool:
         assert self.budget is not None
         return self.budget.limit.usd < WITHOUT_LIMIT.usd and self._worst_case.prices(model) is None
 
-    def start(self, pending: Pending) -> None:
+    def start(self, cost: RowCost, turn: Turn, told_tokens: int | None) -> None:
         """Set the worst case of a row aside, of which nothing has been sent yet or a turn is to be."""
         if self.budget is None:
             return
-        worst = self._worst(pending)
+        worst = self._worst(cost, turn, told_tokens)
         assert not isinstance(worst, str)
-        self.release(pending)
+        self.release(cost)
         self.budget.reserve(worst.whole)
-        pending.charge = worst
+        cost.charge = worst
 
-    def settle(self, pending: Pending, reply: Reply | Failure | None, result: Completion | Failure | None) -> None:
-        """Take what came of a row's request; what follows from a completion stays set aside until `release`."""
-        charge, budget = pending.charge, self.budget
-        if budget is None or charge is None or pending.size is None:
+    def settle(self, cost: RowCost, turn: Turn, read: Completion | Failure, *, may_be_billed: bool) -> None:
+        """Take what a row's request cost; what may follow from a completion stays set aside until `release`.
+
+        `may_be_billed`: a failure came after a model may have worked.
+        """
+        charge, budget = cost.charge, self.budget
+        if budget is None or charge is None or cost.size is None:
             return
-        if isinstance(result, Completion) or (isinstance(result, Failure) and result.usage != NO_USAGE):
+        if isinstance(read, Completion) or read.usage != NO_USAGE:
             self._has_reply = True
-            cost = self._worst_case.cost(pending.size, result.usage, charge.now)
-            self._worst_case.learn(pending.size, pending.turn, result.usage, charge.now)
-            budget.spend(charge.now, cost)
-        elif result is not None and _may_be_billed(reply, result):
+            known = self._worst_case.cost(cost.size, read.usage, charge.now)
+            self._worst_case.learn(cost.size, turn, read.usage, charge.now)
+            budget.spend(charge.now, known)
+        elif may_be_billed:
             budget.hold(charge.now)
         else:
             budget.give_back(charge.now)
-        pending.charge = replace(charge, now=NOTHING)
-        if not isinstance(result, Completion):
-            self.release(pending)
+        cost.charge = replace(charge, now=NOTHING)
+        if isinstance(read, Failure):
+            self.release(cost)
 
-    def abandon(self, pending: Pending) -> None:
+    def abandon(self, cost: RowCost) -> None:
         """Keep as gone what was set aside for a request of which nothing more will be known."""
-        if self.budget is not None and pending.charge is not None and pending.charge.now != NOTHING:
-            self.budget.hold(pending.charge.now)
-            pending.charge = replace(pending.charge, now=NOTHING)
-            self.release(pending)
+        if self.budget is not None and cost.charge is not None and cost.charge.now != NOTHING:
+            self.budget.hold(cost.charge.now)
+            cost.charge = replace(cost.charge, now=NOTHING)
+            self.release(cost)
 
-    def release(self, pending: Pending) -> None:
+    def release(self, cost: RowCost) -> None:
         """Free what is still set aside for a row."""
-        if self.budget is not None and pending.charge is not None:
-            self.budget.give_back(pending.charge.whole)
-            pending.charge = None
+        if self.budget is not None and cost.charge is not None:
+            self.budget.give_back(cost.charge.whole)
+            cost.charge = None
 
     def close(self) -> None:
         """Free what is set aside for rows that a stop left on the way: nothing of it was sent."""
@@ -170,11 +169,6 @@ class Spending:
             f"limits.{name}: {spent} of {limit} are spent{aside}, and the next row may take {wanted};"
             f" raise limits.{name} or ask for fewer tokens (request.max_tokens), and the same command goes on"
         )
-
-
-def _may_be_billed(reply: Reply | Failure | None, failure: Failure) -> bool:
-    """Whether a failure came after a model may have worked: also where an error stands inside of a good reply."""
-    return failure.is_outcome_unknown or (isinstance(reply, Reply) and 200 <= reply.status < 300)
 
 
 def _dollars(amount: float) -> str:

@@ -108,6 +108,15 @@ class Charge:
 
 
 @dataclass(slots=True)
+class RowCost:
+    """What one row's requests may cost: their size, once that is known, and what is set aside for them."""
+
+    request: ChatRequest
+    size: Size | None = None
+    charge: Charge | None = None
+
+
+@dataclass(slots=True)
 class Shown:
     """What replies of one model have shown: the most that it went beyond, and the smallest prompt that it counted."""
 

@@ -1,4 +1,4 @@
-"""What a run has counted so far; the schedule is the only one that writes it."""
+"""What a run has counted so far."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from batchchat.send.structured import added
 
 
 @dataclass(slots=True)
-class Tally:
+class Counts:
     """The growing side of `Progress`: fields of the same names mean the same.
 
     `passed` counts the attempts that no limit turned away; `turns_held` the replies that rows without an outcome were
