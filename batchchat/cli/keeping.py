@@ -20,7 +20,10 @@ from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 @options.setting
 @options.json
 def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
-    """Say how far JOB is, from its checkpoint alone; works while another process runs it."""
+    """Say how far JOB is, also while it runs.
+
+    Reads the checkpoint alone.
+    """
     from batchchat.show import status as show
     from batchchat.status import job_status
 
@@ -38,7 +41,10 @@ def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
 @options.endpoint
 @options.setting
 def export(job: Path, limit: int | None, output: str | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
-    """Write the output of JOB from the answers that are there now; the other rows have nulls."""
+    """Write the output of JOB from the answers so far.
+
+    The other rows have nulls.
+    """
     from batchchat import pipeline
 
     let_signals_raise()
@@ -65,9 +71,10 @@ def verify(
     settings: tuple[str, ...],
     is_json: bool,
 ) -> None:
-    """Prove that the output of JOB is what its input and its checkpoint give, row by row and value by value.
+    """Prove that the output of JOB is right.
 
-    Exits with 1, and the first differences, when it is not.
+    It must be what the input and the checkpoint give, row by row and value by value. Exits with 1, and the first
+    differences, when it is not.
     """
     from batchchat import pipeline, verifying
 
@@ -96,9 +103,10 @@ def verify(
 )
 @options.setting
 def prune(job: Path, older_than_s: float, settings: tuple[str, ...]) -> None:
-    """Remove the answers from JOB's checkpoint that no run of the last 90d (or so) made or used.
+    """Remove old answers from the checkpoint of JOB.
 
-    What the output of the newest finished run has always stays.
+    They are those that no run of the last 90d (or so) made or used. What the output of the newest finished run has
+    always stays.
     """
     from batchchat.pruning import prune_job
 

@@ -22,9 +22,10 @@ from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 @options.endpoint
 @options.setting
 def check(job: Path, limit: int | None, output: str | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
-    """Check everything about JOB that can be known without sending: file, columns, output, key, every row's request.
+    """Check everything about JOB that needs no request.
 
-    Exits with 1 when there are rows that cannot be turned into a request; they would fail.
+    That is its file, columns, output, key, and what every row would send. Exits with 1 when there are rows that cannot
+    be turned into a request; they would fail.
     """
     from batchchat import pipeline
     from batchchat.apikey import api_key, key_note
@@ -58,7 +59,10 @@ def check(job: Path, limit: int | None, output: str | None, endpoint: str | None
 @options.endpoint
 @options.setting
 def preview(job: Path, count: int, send: bool, endpoint: str | None, settings: tuple[str, ...]) -> None:
-    """Print the exact requests of the first rows of JOB, one JSON object for each."""
+    """Print the exact requests of the first rows of JOB.
+
+    Each is one JSON object.
+    """
     from batchchat import previewing
 
     let_signals_raise()
@@ -84,9 +88,10 @@ def estimate(
     sample_count: int | None,
     is_json: bool,
 ) -> None:
-    """Say what JOB has still to ask: requests, tokens, dollars and minutes, each with where the figure comes from.
+    """Say what JOB has still to ask, and what that costs.
 
-    With --sample it asks N rows first, spread over those that no run has asked, and says how sure the figures are.
+    In requests, tokens, dollars and minutes, each with where the figure comes from. With --sample it asks N rows first,
+    spread over those that no run has asked, and says how sure the figures are.
     """
     from batchchat import estimating, pipeline
     from batchchat.apikey import api_key, key_if_any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,10 @@ def run(
     log_format: LogFormat,
     quiet: bool,
 ) -> None:
-    """Run or resume JOB: ask every row that has no answer, then write the output."""
+    """Run or resume JOB, and write its output.
+
+    Asks every row that has no answer.
+    """
     with importing():
         from batchchat import pipeline
         from batchchat.apikey import api_key
@@ -109,6 +111,8 @@ def _tell(ended: RunSummary | BaseException, loaded: LoadedJob | None, *, is_jso
 
 
 def _say_summary(summary: RunSummary, found: dict[str, Any], *, is_json: bool) -> None:
+    import shutil  # which costs 10 ms, for its compressors
+
     from batchchat.show import summary as show
 
     if logs_json():
