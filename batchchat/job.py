@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -109,18 +109,22 @@ class Checkpoint(Section):
     """Identical requests are asked once; false: each row is asked for itself."""
 
 
-def _checked_base_url(url: str) -> str:
-    """Return an absolute http(s) URL without secrets, and without a trailing slash or `/chat/completions`."""
+def _checked_url(url: str, example: str = "") -> SplitResult:
+    """Return the parts of an absolute http(s) URL. No message has the URL, which may be a secret."""
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        message = f"not a URL ({error})"
-        raise ValueError(message) from error
-    is_plain = url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_plain:
-        message = "must be a whole URL that starts with https:// or http://, such as https://hub.oxen.ai/api/ai"
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or not url.isprintable() or " " in url:
+        message = f"must be a whole URL that starts with https:// or http://{example}"
         raise ValueError(message)
+    return parts
+
+
+def _checked_base_url(url: str) -> str:
+    """Return an absolute http(s) URL without secrets, and without a trailing slash or `/chat/completions`."""
+    parts = _checked_url(url, ", such as https://hub.oxen.ai/api/ai")
     if "@" in parts.netloc or "?" in url or "#" in url:
         message = "must not carry a user, a password, a query or a fragment; the key is named by endpoint.api_key_env"
         raise ValueError(message)
@@ -129,17 +133,7 @@ def _checked_base_url(url: str) -> str:
 
 def _checked_webhook(url: str) -> str:
     """Return an absolute http(s) URL without a user and a password."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        message = "is not a URL"  # in whose words it might be told
-        raise ValueError(message) from error
-    is_plain = url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_plain:
-        message = "must be a whole URL that starts with https:// or http://"
-        raise ValueError(message)
-    if "@" in parts.netloc or "#" in url:
+    if "@" in _checked_url(url).netloc or "#" in url:
         message = "must not carry a user, a password or a fragment"
         raise ValueError(message)
     return url
