@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +12,15 @@ from batchchat.cli import options
 from batchchat.cli.confirming import confirm
 from batchchat.cli.console import complain, logs_json, print_object, say, say_line
 from batchchat.cli.group import main
-from batchchat.cli.options import load, require_output
-from batchchat.cli.process import let_signals_raise, raise_file_limit
+from batchchat.cli.options import require_output
+from batchchat.cli.process import let_signals_raise
 from batchchat.cli.retrying import RetryingCommand, kinds_to_retry
 from batchchat.errors import BatchchatError, OutputError
 from batchchat.interpreter import importing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchchat.jobfile import LoadedJob
     from batchchat.pipeline import Plan, RunOptions
     from batchchat.runs import RunSummary
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 
 
 @main.command(cls=RetryingCommand)
-@options.job
-@options.limit
-@options.output
-@options.endpoint
-@options.setting
+@options.of_job("limit", "output", "endpoint")
 @click.option(
     "--retry-errors",
     "retried",
@@ -45,11 +42,7 @@ if TYPE_CHECKING:
 @options.log_format
 @click.option("--quiet", is_flag=True, help="No progress, no summary; errors only.")
 def run(
-    job: Path,
-    limit: int | None,
-    output: str | None,
-    endpoint: str | None,
-    settings: tuple[str, ...],
+    load: Callable[[], LoadedJob],
     retried: tuple[str, ...],
     fresh: bool,
     wait_lock_s: float,
@@ -65,12 +58,11 @@ def run(
         from batchchat import pipeline
         from batchchat.apikey import api_key
 
-    raise_file_limit()
     let_signals_raise()
     options = pipeline.RunOptions(kinds_to_retry(retried), fresh, quiet, log_format, wait_lock_s)
     loaded: LoadedJob | None = None
     try:
-        loaded = load(job, settings, endpoint, output, limit)
+        loaded = load()
         require_output(loaded)
         plan = pipeline.prepare(loaded)
         key = api_key(loaded)

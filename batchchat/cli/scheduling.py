@@ -10,11 +10,10 @@ import click
 from batchchat.cli import options
 from batchchat.cli.console import print_text, say_line
 from batchchat.cli.group import main
-from batchchat.cli.options import load, require_output
 
 
 @main.command()
-@options.job
+@options.JOB
 @click.option("--at", required=True, metavar="HH:MM", help="When to run it, every day.")
 @click.option("--systemd", "is_systemd", is_flag=True, help="A service and a timer of systemd.")
 def schedule(job: Path, at: str, is_systemd: bool) -> None:
@@ -26,8 +25,7 @@ def schedule(job: Path, at: str, is_systemd: bool) -> None:
     if time is None:
         message = f"{at!r} is no time of day; write one such as 02:00 or 23:30"
         raise click.BadParameter(message, param_hint="--at")
-    loaded = load(job, (), None, None, None)
-    require_output(loaded)
+    loaded = options.load(job)
     key_variable = loaded.job.endpoint.resolved_api_key_env
     path = Path(os.path.abspath(job))  # noqa: PTH100 -- pathlib's would follow links, which may lead elsewhere some night
     nightly = Nightly(path, loaded.job.name, time, key_variable)
