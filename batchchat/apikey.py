@@ -77,8 +77,7 @@ def explained(endpoint: Endpoint, key: str | None) -> Iterator[None]:
         note = key_note(endpoint, key)
         if note is None or not _ABOUT_KEY.match(str(error)):
             raise
-        message = f"{error}. Note: {note}"
-        raise EndpointRefusedError(message) from error
+        raise EndpointRefusedError(f"{error}. Note: {note}") from error
 
 
 def _from_file(loaded: LoadedJob, path: Path) -> str:
@@ -96,8 +95,7 @@ def _from_file(loaded: LoadedJob, path: Path) -> str:
 
 def _checked(loaded: LoadedJob, value: str, where: str, path: tuple[str, str] = _ENV) -> str:
     if not (value.isascii() and value.isprintable() and " " not in value):
-        text = f"{where} has a space, a control or a non-ASCII character, which no API key has"
-        raise loaded.problem(path, text)
+        raise loaded.problem(path, f"{where} has a space, a control or a non-ASCII character, which no API key has")
     return value
 
 
@@ -116,11 +114,11 @@ def _from_oxen(loaded: LoadedJob, name: str | None) -> str | None:
         return _checked(loaded, token, f"the key of {hosts[0]} in {path}")
     if name is None:
         return None
-    text = (
+    raise loaded.problem(
+        _ENV,
         f"there is no API key: the environment variable {name} is not set, and {path or 'the config file of Oxen'}"
-        f" {reason}; set the variable, or name another in endpoint.api_key_env, or a file in endpoint.api_key_file"
+        f" {reason}; set the variable, or name another in endpoint.api_key_env, or a file in endpoint.api_key_file",
     )
-    raise loaded.problem(_ENV, text)
 
 
 def _oxen_config() -> Path | None:

@@ -117,8 +117,7 @@ def _checked_url(url: str, example: str = "") -> SplitResult:
     except ValueError:
         is_whole = False
     if not is_whole or not url.isprintable() or " " in url:
-        message = f"must be a whole URL that starts with https:// or http://{example}"
-        raise ValueError(message)
+        raise ValueError(f"must be a whole URL that starts with https:// or http://{example}")
     return parts
 
 
@@ -134,8 +133,7 @@ def _checked_base_url(url: str) -> str:
 def _checked_webhook(url: str) -> str:
     """Return an absolute http(s) URL without a user and a password."""
     if "@" in _checked_url(url).netloc or "#" in url:
-        message = "must not carry a user, a password or a fragment"
-        raise ValueError(message)
+        raise ValueError("must not carry a user, a password or a fragment")
     return url
 
 
@@ -172,9 +170,8 @@ class Endpoint(Section):
     @property
     def preset(self) -> Preset | None:
         """The provider's preset, or None when only `base_url` says where to go."""
-        if self.provider is None and self.base_url is not None:
-            return None
-        return PRESETS[self.provider or "oxen"]
+        name = self.provider_or_default
+        return PRESETS[name] if name else None
 
     @property
     def is_embedded(self) -> bool:
@@ -184,10 +181,7 @@ class Endpoint(Section):
     @property
     def resolved_base_url(self) -> str:
         """`base_url`, or the provider's."""
-        if self.base_url is not None:
-            return self.base_url
-        assert self.preset is not None
-        return self.preset.base_url
+        return self.base_url or PRESETS[self.provider or "oxen"].base_url
 
     @property
     def provider_or_default(self) -> ProviderName | None:
@@ -259,16 +253,14 @@ class Request(BaseModel):
     @classmethod
     def _at_least_one(cls, messages: list[dict[str, Any]] | str) -> list[dict[str, Any]] | str:
         if not messages:
-            message = "must hold at least one message"
-            raise ValueError(message)
+            raise ValueError("must hold at least one message")
         return messages
 
     @field_validator("stream")
     @classmethod
     def _true_or_false(cls, stream: bool | str | None) -> bool | str | None:
         if isinstance(stream, str) and not _has_template(stream):
-            message = "must be true or false"
-            raise ValueError(message)
+            raise ValueError("must be true or false")
         return stream
 
     @property

@@ -41,8 +41,7 @@ class Nightly:
         """Refuse names that no line can hold."""
         for text in (str(self.job), self.name, sys.executable):
             if not text.isprintable():
-                message = f"{text!r} has characters that a schedule cannot hold; rename it"
-                raise UsageError(message)
+                raise UsageError(f"{text!r} has characters that a schedule cannot hold; rename it")
 
     @property
     def environment(self) -> Path:
@@ -92,8 +91,7 @@ def crontab_lines(nightly: Nightly) -> str:
     """
     line = f"{nightly.at.minute} {nightly.at.hour} * * * {nightly.command.replace('%', chr(92) + '%')}"
     if len(line.encode()) > LONGEST_LINE:
-        message = f"the line would have {len(line):,} characters, and cron takes {LONGEST_LINE}; use --systemd"
-        raise UsageError(message)
+        raise UsageError(f"the line would have {len(line):,} characters, and cron takes {LONGEST_LINE}; use --systemd")
     return f"{nightly.notes}{line}\n"
 
 

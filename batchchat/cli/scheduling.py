@@ -23,8 +23,7 @@ def schedule(job: Path, at: str, is_systemd: bool) -> None:
 
     time = time_of_day(at)
     if time is None:
-        message = f"{at!r} is no time of day; write one such as 02:00 or 23:30"
-        raise click.BadParameter(message, param_hint="--at")
+        raise click.BadParameter(f"{at!r} is no time of day; write one such as 02:00 or 23:30", param_hint="--at")
     loaded = options.load(job)
     key_variable = loaded.job.endpoint.resolved_api_key_env
     path = Path(os.path.abspath(job))  # noqa: PTH100 -- pathlib's would follow links, which may lead elsewhere some night

@@ -76,6 +76,5 @@ def _key_to_ask_for(name: str | None) -> str | None:
     if name is None:
         return None
     if not os.environ.get(name):
-        message = f"the environment variable {name} is not set"
-        raise click.BadParameter(message, param_hint="--api-key-env")
+        raise click.BadParameter(f"the environment variable {name} is not set", param_hint="--api-key-env")
     return os.environ[name]

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO, Literal
 
 import orjson
@@ -244,9 +243,12 @@ def _parquet_writer(file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> Wr
     return _ParquetWriter(file, plan, empty)
 
 
-_FORMATS: Mapping[str, Callable[[BinaryIO, OutputPlan, pl.DataFrame], Writer]] = MappingProxyType(
-    {".parquet": _parquet_writer, ".csv": _CsvWriter, ".jsonl": _JsonlWriter, ".ndjson": _JsonlWriter}
-)
+_FORMATS: Mapping[str, Callable[[BinaryIO, OutputPlan, pl.DataFrame], Writer]] = {
+    ".parquet": _parquet_writer,
+    ".csv": _CsvWriter,
+    ".jsonl": _JsonlWriter,
+    ".ndjson": _JsonlWriter,
+}
 
 
 def format_of(path: Path) -> Callable[[BinaryIO, OutputPlan, pl.DataFrame], Writer]:
