@@ -105,11 +105,12 @@ def _without_keys() -> Iterator[None]:
     try:
         yield
     except JobError as error:
-        problems = [
-            Problem(*(without_keys(part) for part in (problem.where, problem.field, problem.text)))
-            for problem in error.problems
-        ]
-        raise JobError(problems) from None
+        raise JobError(
+            [
+                Problem(*(without_keys(part) for part in (problem.where, problem.field, problem.text)))
+                for problem in error.problems
+            ]
+        ) from None
 
 
 def _text_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Text from models, providers and files -> text that a terminal only shows.
+"""Make text from models, providers and files safe to print, and write dollars.
 
 Files keep the raw text; what is printed loses the control sequences by which it could move the cursor, set titles,
 write the clipboard or reorder what is read.
@@ -40,3 +40,10 @@ def one_line(text: str, width: int) -> str:
 def shortened(text: str) -> str:
     """Return JSON text with its long `data:` URLs cut: nobody reads a picture's base64 on a terminal."""
     return _DATA_URL.sub(lambda url: f"{url[1]}… ({len(url[0]):,} characters)", text)
+
+
+def dollars(usd: float) -> str:
+    """Return an amount with the digits that matter of it: `$1,234.50`, `$0.0123`, `less than $0.0001`."""
+    if usd >= 1 or not usd:
+        return f"${usd:,.2f}"
+    return f"${usd:.4f}" if usd >= 0.00005 else "less than $0.0001"
