@@ -69,18 +69,19 @@ def test_keyword_decides_the_value(schema: Any, expected: Any) -> None:
     assert instance_of(schema, "nothing of note") == expected
 
 
-def test_schema_that_refers_to_itself_ends() -> None:
+def test_schema_that_refers_to_itself_ends_soon() -> None:
     """A list of itself ends with null, a tree of optional parts after a few levels."""
+    there = {"$ref": "#/$defs/node"}
     node = {
         "type": "object",
-        "properties": {
-            "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
-            "child": {"$ref": "#/$defs/node"},
-        },
+        "properties": {"next": {"anyOf": [there, {"type": "null"}]}, "left": there, "right": there},
         "required": ["next"],
     }
     schema = {"$ref": "#/$defs/node", "$defs": {"node": node}}
-    assert jsonschema_rs.is_valid(schema, instance_of(schema, TEXT))
+    made = instance_of(schema, TEXT)
+    assert jsonschema_rs.is_valid(schema, made)
+    assert made["left"]["right"]["next"] is None
+    assert len(str(made)) < 2_000
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,8 @@ def test_schema_that_refers_to_itself_ends() -> None:
         {"type": "array", "minItems": 10**9},
         {"type": "array", "items": {"type": "null"}, "minItems": 2, "uniqueItems": True},
         {"type": "string", "not": {"type": "string"}},
+        {"type": "object", "properties": {"a": {"const": 1}}, "maxProperties": 0},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
     ],
 )
 def test_impossible_schema_is_an_error(schema: Any) -> None:

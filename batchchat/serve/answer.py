@@ -44,8 +44,8 @@ def calls_of(request: ChatRequest, index: int) -> list[dict[str, Any]]:
     text = _asked(request)
     called = [tool for tool in request.tools if speaks_for(tool.name, text)]
     if request.must_call:
-        described = {f"{tool.name} {tool.description}": tool for tool in reversed(request.tools)}
-        called = [described[ranked(list(described)[::-1], text)[0]]]
+        described = {f"{tool.name} {tool.description}": tool for tool in request.tools}
+        called = [described[ranked(list(described), text)[0]]]
     called = called if request.has_parallel_calls else called[:1]
     return [_call(tool, text, at, f"{request.digest}:{index}:{at}") for at, tool in enumerate(called)]
 

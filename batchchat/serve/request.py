@@ -8,20 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jsonschema_rs
 import orjson
 
 from batchchat.serve.catalogue import is_known_model
 from batchchat.serve.media import Medium, read_medium
 from batchchat.serve.refusal import MESSAGES_EMPTY, MODEL_MISSING, RefusedError, model_not_found, refused
-from batchchat.serve.schema import SchemaError, validator_of
+from batchchat.serve.schema import SchemaError, problem_in, validator_of
 from batchchat.serve.tokens import token_count
 
 _TOKENS_PER_MESSAGE = 4
 _TOKENS_PER_REPLY = 3
 _TOKENS_PER_MEDIUM = 85
 _DELIVERY = ("stream", "stream_options")
-_MAX_ERROR_CHARS = 300
 
 
 def _number(low: float, high: float) -> dict[str, Any]:
@@ -62,7 +60,7 @@ _FUNCTION = _object(
     description={"type": ["string", "null"]},
     parameters={"type": ["object", "null"], "properties": {"type": {"const": "object"}}},
 )
-_REQUEST = jsonschema_rs.validator_for(
+_REQUEST = orjson.dumps(
     {
         **_object(
             (),
@@ -196,11 +194,9 @@ def _check(value: Mapping[str, Any]) -> None:
         raise RefusedError(model_not_found(model))
     if value.get("messages") in (None, []):
         raise RefusedError(MESSAGES_EMPTY)
-    try:
-        _REQUEST.validate(value)
-    except jsonschema_rs.ValidationError as error:
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
-        raise refused(f"{path.removeprefix('.') or 'the body'}: {error.message[:_MAX_ERROR_CHARS]}") from error
+    problem = problem_in(value, _REQUEST)
+    if problem is not None:
+        raise refused(problem)
 
 
 def _message(message: Mapping[str, Any], where: str) -> Message:

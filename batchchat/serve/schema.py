@@ -16,6 +16,7 @@ import orjson
 from batchchat.serve.labels import ranked, speaks_for
 from batchchat.serve.words import first_sentence, named_place
 
+_MAX_ERROR_CHARS = 300
 _MAX_STEPS = 2_000
 _MAX_DEPTH = 30
 # Deeper than this, optional properties are left out, so that a schema that refers to itself ends.
@@ -48,8 +49,18 @@ def validator_of(schema: bytes) -> jsonschema_rs.Validator:
         )
     except ValueError as error:
         reason = error.message if isinstance(error, jsonschema_rs.ValidationError) else str(error)
-        raise SchemaError(f"it is not a JSON Schema ({reason[:300]})") from error
+        raise SchemaError(f"it is not a JSON Schema ({reason[:_MAX_ERROR_CHARS]})") from error
     return validator
+
+
+def problem_in(value: Any, schema: bytes) -> str | None:
+    """Return the first thing that is wrong with a value, with the way to it; None when it fits the schema."""
+    try:
+        validator_of(schema).validate(value)
+    except jsonschema_rs.ValidationError as error:
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+        return f"{path.removeprefix('.') or 'the body'}: {error.message[:_MAX_ERROR_CHARS]}"
+    return None
 
 
 def instance_of(schema: Any, text: str) -> Any:
