@@ -92,11 +92,11 @@ def renamed(frame: pl.DataFrame) -> pl.DataFrame:
 PLANTED: dict[str, tuple[Change, str]] = {
     "an edited completion": (
         lambda frame: with_cell(frame, 1_100, completion="edited"),
-        "row T-1100: completion: expected [stand-in] Repeat: #1100.",
+        "row T-1100: completion: expected [stand-in] Repeat: #1100, found edited",
     ),
     "one character more": (
         lambda frame: with_cell(frame, 5, completion=frame["completion"][5] + " "),
-        "row T-5: completion: expected …",
+        "row T-5: completion: expected ",
     ),
     "the answers of two rows": (
         lambda frame: swapped(frame, new_columns(frame)),
