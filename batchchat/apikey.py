@@ -19,6 +19,7 @@ from batchchat.errors import EndpointRefusedError, JobError
 from batchchat.job import Endpoint, is_loopback
 from batchchat.jobfile import LoadedJob
 from batchchat.keylike import masked
+from batchchat.redaction import keep_secret
 
 LARGEST_FILE_BYTES = 64 * 2**10
 OXEN_FOLDER_VARIABLE = "OXEN_CONFIG_DIR"
@@ -119,6 +120,7 @@ def _checked(loaded: LoadedJob, value: str, where: str, path: tuple[str, str] = 
     if not (value.isascii() and value.isprintable() and " " not in value):
         text = f"{where} has a space, a control or a non-ASCII character, which no API key has"
         raise loaded.problem(path, text)
+    keep_secret(value)
     return value
 
 
