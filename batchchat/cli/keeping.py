@@ -67,7 +67,7 @@ def verify(
 ) -> None:
     """Prove that the output of JOB is what its input and its checkpoint give, row by row and value by value.
 
-    Exits with 1, and the first differences, when it is not.
+    Exits with 1, and the first difference, when it is not.
     """
     from batchchat import pipeline, verifying
 
