@@ -37,7 +37,6 @@ from batchchat.keep.rows import (
     settled_key,
     settled_of,
     settled_row,
-    unpacked,
 )
 from batchchat.keep.uses import KINDS, Uses
 from batchchat.records import Answer, FailedRow, Outcome, Progress, Settled
@@ -216,11 +215,6 @@ class Checkpoint:
             with self._transaction():
                 self._uses.record(self._run.run)
             return self._uses.gone(before)
-
-    def reply(self, key: bytes) -> bytes | None:
-        """Return the body of the reply that answered a key, as received."""
-        with self._guarded():
-            return next((unpacked(row[5]) for _, row in self._whole_rows("answers", [key])), None)
 
     def remember(self, endpoint: str, model: str, settled: Settled) -> None:
         """Make what was learned of an endpoint and model durable, in place of what was known before.

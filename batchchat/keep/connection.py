@@ -62,11 +62,8 @@ def _text(data: bytes) -> str:
 def _reading_mode(path: Path) -> str:
     """Return how to open a checkpoint for reading; in a folder that cannot be written to, as one that never changes."""
     has_wal = path.with_name(f"{path.name}-wal").exists()
-    return "mode=ro" if has_wal or _is_writable(path.parent) else "mode=ro&immutable=1"
-
-
-def _is_writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    is_writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return "mode=ro" if has_wal or is_writable else "mode=ro&immutable=1"
 
 
 def version_of(path: Path, connection: sqlite3.Connection) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -55,22 +55,6 @@ class Unreadable(Exception):  # noqa: N818 - it is caught here, and is no error 
     """The file is not of its format, or not all of it."""
 
 
-class _Written(Protocol):
-    """A file that is read from its first row on."""
-
-    def begin(self) -> Difference | None:
-        """Return what is wrong with its columns."""
-
-    def skip(self, row_count: int) -> None:
-        """Leave out so many rows."""
-
-    def compare(self, batch: Batch, answers: pl.DataFrame) -> Difference | None:
-        """Return what the next rows have otherwise than a batch."""
-
-    def has_more(self) -> bool:
-        """Whether there is anything behind the last row that was compared."""
-
-
 class Comparison:
     """An output file that is being compared; after a difference it is over. `schema` is that of the input.
 
@@ -96,14 +80,13 @@ class Comparison:
 
     def begin(self) -> Difference | None:
         """Open the file; return what is wrong with its columns."""
+        return self._guarded(self._begin)
 
-        def open_file() -> Difference | None:
-            file = self._stack.enter_context(self._path.open("rb"))
-            kind = _Parquet if self._path.suffix.lower() == ".parquet" else _Text
-            self._file: _Written = kind(self._path, file, self._plan, self._empty)
-            return self._file.begin()
-
-        return self._guarded(open_file)
+    def _begin(self) -> Difference | None:
+        file = self._stack.enter_context(self._path.open("rb"))
+        kind = _Parquet if self._path.suffix.lower() == ".parquet" else _Text
+        self._file: _Parquet | _Text = kind(self._path, file, self._plan, self._empty)
+        return self._file.begin()
 
     def skip(self, row_count: int) -> Difference | None:
         """Leave out so many rows of the file, which are not those to be compared."""
