@@ -18,6 +18,7 @@ from batchchat.errors import EndpointRefusedError, JobError
 from batchchat.job import Endpoint, is_loopback
 from batchchat.jobfile import LoadedJob
 from batchchat.keylike import masked
+from batchchat.redaction import keep_secret
 
 OXEN_FOLDER_VARIABLE = "OXEN_CONFIG_DIR"
 
@@ -96,6 +97,7 @@ def _from_file(loaded: LoadedJob, path: Path) -> str:
 def _checked(loaded: LoadedJob, value: str, where: str, path: tuple[str, str] = _ENV) -> str:
     if not (value.isascii() and value.isprintable() and " " not in value):
         raise loaded.problem(path, f"{where} has a space, a control or a non-ASCII character, which no API key has")
+    keep_secret(value)
     return value
 
 

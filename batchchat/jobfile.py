@@ -20,8 +20,8 @@ from batchchat.job import PRESETS, Endpoint, Job
 from batchchat.jobproblems import describe, located, shown
 from batchchat.jobyaml import KeyPath, Position, dotted, parse_value, parse_yaml, position_of
 from batchchat.keylike import masked, misplaced_keys
+from batchchat.redaction import without_keys
 from batchchat.responseschema import resolved
-from batchchat.send.redaction import without_keys
 
 PATH_FIELDS = (
     ("input", "path"),

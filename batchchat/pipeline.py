@@ -40,9 +40,9 @@ from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.read.location import folder_of
 from batchchat.read.source import Source, frame_source, open_source
 from batchchat.records import ChatRequest, Chunk, Failure, Progress, Row
+from batchchat.redaction import without_keys
 from batchchat.runs import RunSummary
 from batchchat.runsummary import begin
-from batchchat.send.redaction import without_keys
 from batchchat.send.structured import Structure
 from batchchat.show.progress import LogFormat, Observer, shown
 from batchchat.spending import known_prices, require_max_tokens

@@ -82,6 +82,7 @@ def test_exit_codes_are_the_contract() -> None:
         "CheckpointForeignError": 3,
         "CheckpointMissingError": 3,
         "CheckpointNewerError": 3,
+        "CheckpointOlderError": 3,
         "StorageError": 3,
         "EndpointRefusedError": 4,
         "LimitReachedError": 5,

@@ -88,6 +88,6 @@ def harmless(words: str) -> str:
 
 def keyless(words: str) -> str:
     """Return words without what looks like a key."""
-    from batchchat.send.redaction import without_keys
+    from batchchat.redaction import without_keys
 
     return without_keys(words)

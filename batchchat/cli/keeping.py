@@ -60,7 +60,7 @@ def verify(load: Callable[[], LoadedJob], is_json: bool) -> None:
     """Prove that the output of JOB is right.
 
     It must be what the input and the checkpoint give, row by row and value by value. Exits with 1, and the first
-    differences, when it is not.
+    difference, when it is not.
     """
     from batchchat import pipeline, verifying
 

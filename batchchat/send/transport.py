@@ -16,11 +16,11 @@ import httpx
 
 from batchchat.errors import UsageError
 from batchchat.records import Failure
+from batchchat.redaction import Redaction
 from batchchat.send.connections import ConnectionPool
 from batchchat.send.decoding import ACCEPTED, Decoder, DecodingError
 from batchchat.send.exchange import BEFORE_WRITE, WANTS_NEW, ClosedWhileIdleError, HaltedError, ReplyStream
 from batchchat.send.failures import CLOSED_WHILE_IDLE
-from batchchat.send.redaction import Redaction
 from batchchat.send.stream import ReplyBody
 from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
 

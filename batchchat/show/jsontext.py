@@ -6,15 +6,17 @@ from typing import Any
 
 import orjson
 
+from batchchat.redaction import without_own_keys
 from batchchat.show.printable import printable
 
 
 def json_text(value: Any, *, indent: bool = False) -> str:
-    """Return a value as JSON, on one line unless `indent` is set."""
+    """Return a value as JSON without the keys in use, on one line unless `indent` is set."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
+        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indent else None, default=str).decode()
     except TypeError:  # a path that is not UTF-8, which escapes alone can say
-        return json.dumps(value, indent=2 if indent else None, default=str)
+        text = json.dumps(value, indent=2 if indent else None, default=str)
+    return without_own_keys(text)
 
 
 def log_line(level: str, event: str, message: str, **fields: Any) -> str:

@@ -6,6 +6,8 @@ write the clipboard or reorder what is read.
 
 import re
 
+from batchchat.redaction import without_own_keys
+
 _SEQUENCES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC: titles, links, the clipboard
     r"|\x1b[PX^_][^\x1b]*(?:\x1b\\)?"  # DCS, SOS, PM, APC
@@ -17,8 +19,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 
 
 def printable(text: str) -> str:
-    """Return `text` without control sequences, control characters (but newlines and tabs) and marks of direction."""
-    return _CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n")))
+    """Return `text` without control sequences, control characters (but newlines and tabs) and marks of direction.
+
+    Nor does it have the keys in use, which such characters may have stood in.
+    """
+    return without_own_keys(_CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n"))))
 
 
 def on_one_line(text: str) -> str:
