@@ -101,7 +101,7 @@ def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 def stored(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield every value of a checkpoint, replies unpacked."""
-    with sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True) as connection:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             for row in connection.execute(f"SELECT * FROM {table}"):
                 for value in row:
@@ -109,7 +109,6 @@ def stored(path: Path) -> Iterator[tuple[str, bytes]]:
                     with contextlib.suppress(zlib.error):  # most values are not packed
                         content = zlib.decompress(content)
                     yield table, content
-    connection.close()
 
 
 def assert_no_traces(folder: Path, *printed: str, but: tuple[Path, ...] = ()) -> None:
@@ -315,10 +314,9 @@ def test_canary_is_found_where_it_is(rows: Path) -> None:
     """The search itself finds the key: in a file, in a stored reply, in a packed table."""
     (rows / "log").write_text(echoes(KEY))
     pl.DataFrame({"a": [KEY]}).write_parquet(rows / "x.parquet")
-    with sqlite3.connect(rows / "x.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(rows / "x.sqlite", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE t (a)")
         connection.execute("INSERT INTO t VALUES (?)", (zlib.compress(KEY.encode(), 1),))
-    connection.close()
     found = {Path(place.split(":")[0]).name for place, content in contents(rows) if traces(content)}
     assert {"log", "x.parquet unpacked", "x.sqlite"} <= found
     shutil.rmtree(rows)

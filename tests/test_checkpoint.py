@@ -50,9 +50,10 @@ with open_checkpoint(Path(sys.argv[1])) as checkpoint:
         print(group, flush=True)
 """
 
-# Reads a checkpoint as a user who may not write to its folder: root is above permissions.
+# Reads a checkpoint as a user who may not write to its folder: root is above permissions. That user may not be able to
+# read Python's library either, and pathlib imports urllib late.
 READER = f"""
-import os, sys
+import os, sys, urllib.request
 from pathlib import Path
 from batchchat.keep.checkpoint import open_checkpoint
 
