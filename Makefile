@@ -1,47 +1,54 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help demo test check fix torture bench
+.PHONY: help demo test check quick lint quick-tests fix torture bench
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-demo: .venv/installed ## Install batchchat and run jobs/triage.yaml: no key, no network
+demo: $(VENV)/installed ## Install batchchat and run jobs/triage.yaml: no key, no network
 	@mkdir -p out
 	$(BIN)/batchchat run jobs/triage.yaml
 
-test: .venv/installed-dev ## Install what the tests need and run them all
+test: $(VENV)/installed-dev ## Install what the tests need and run them all
 	$(BIN)/pytest --numprocesses auto
 
-check: .venv/installed-dev ## Format, lint and types, then the tests
+check: lint test ## Format, lint and types, then the tests
+
+quick: lint quick-tests ## Format, lint and types, then the tests that are not slow
+
+lint: $(VENV)/installed-dev ## Format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(MAKE) test
 
-fix: .venv/installed-dev ## Format, and mend what the linter can
+quick-tests: $(VENV)/installed-dev
+	$(BIN)/pytest --numprocesses auto -m "not slow"
+
+fix: $(VENV)/installed-dev ## Format, and mend what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-torture: .venv/installed-dev ## Attack whole runs at full size, and print the figures as a table (10 to 15 minutes)
+torture: $(VENV)/installed-dev ## Attack whole runs at full size, and print the figures as a table (10 to 15 minutes)
 	$(BIN)/python -m tests.torture
 
-bench: .venv/installed-bench ## Measure batchchat beside what people use, into bench-results/ (20 minutes; needs nginx with Lua)
+bench: $(VENV)/installed-bench ## Measure batchchat beside what people use, into bench-results/ (20 minutes; needs nginx with Lua)
 	$(BIN)/python -m tests.bench
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
 
-.venv/installed: .venv/bin/python pyproject.toml
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-.venv/installed-bench: .venv/installed
+$(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@

@@ -1,23 +1,16 @@
-"""The `batchchat` command; `python -m batchchat` is the same. Answers `--help` before anything is imported."""
+"""The `batchchat` command; `python -m batchchat` is the same."""
 
 import os
 import signal
 import sys
-
-TYPE_CHECKING = False  # as in `typing`, which is not imported for the sake of `--help`
-if TYPE_CHECKING:
-    from typing import NoReturn
+from typing import NoReturn
 
 
-def main() -> "NoReturn":
+def main() -> NoReturn:
     """Run the command line, and leave with its exit code."""
     _occupy_standard_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C amid the imports ends it without a traceback
-    if sys.argv[1:] in (["-h"], ["--help"]):
-        from batchchat.usage import USAGE
-
-        _leave(0, USAGE)
     from batchchat.cli import main as run_command
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
@@ -38,15 +31,14 @@ def _occupy_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
 
 
-def _leave(code: int, last_words: str = "") -> "NoReturn":
-    """Write the last words to standard output, and leave without taking the interpreter down piece by piece.
+def _leave(code: int) -> NoReturn:
+    """Flush the standard streams, and leave without taking the interpreter down piece by piece.
 
     pyarrow's threads may still let go of Python objects at that moment, which ends in an abort now and then.
     """
-    for stream, text in ((sys.stdout, last_words), (sys.stderr, "")):
+    for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
-                stream.write(text)
                 stream.flush()
         except OSError:  # full, or the reader has seen enough
             code = code or int(stream is sys.stdout)  # of data, which standard error has none of

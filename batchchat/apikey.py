@@ -7,7 +7,6 @@ the command line. A provider's key goes to that provider's host alone. No messag
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from batchchat.errors import EndpointRefusedError, JobError
 from batchchat.job import Endpoint, is_loopback
 from batchchat.jobfile import LoadedJob
 from batchchat.keylike import masked
+from batchchat.redaction import keep_secret
 
-LARGEST_FILE_BYTES = 64 * 2**10
 OXEN_FOLDER_VARIABLE = "OXEN_CONFIG_DIR"
 
 _ABOUT_KEY = re.compile(r"the endpoint refuses the job \((401|403)\)")
@@ -79,46 +78,26 @@ def explained(endpoint: Endpoint, key: str | None) -> Iterator[None]:
         note = key_note(endpoint, key)
         if note is None or not _ABOUT_KEY.match(str(error)):
             raise
-        message = f"{error}. Note: {note}"
-        raise EndpointRefusedError(message) from error
+        raise EndpointRefusedError(f"{error}. Note: {note}") from error
 
 
 def _from_file(loaded: LoadedJob, path: Path) -> str:
     try:
-        content = _read(path)
+        content = path.read_bytes()
     except OSError as error:
         raise loaded.problem(_FILE, f"{masked(str(path))} cannot be read: {error.strerror or error}") from None
     where = f"the file {masked(str(path))}"
     if not content.strip():
         raise loaded.problem(_FILE, f"{where} is empty; it must hold the endpoint's API key")
-    if len(content) > LARGEST_FILE_BYTES:
-        raise loaded.problem(_FILE, f"{where} is larger than any key; it must hold the key and nothing else")
     if len(content.strip().splitlines()) > 1:
         raise loaded.problem(_FILE, f"{where} has several lines; it must hold the key and nothing else")
     return _checked(loaded, content.strip().decode("utf-8", "replace"), f"what stands in {where}", _FILE)
 
 
-def _read(path: Path) -> bytes:
-    """Return a file's beginning, one byte more than it may have.
-
-    Raises:
-        OSError: it cannot be read, or is a folder, a pipe or a device.
-    """
-    # Opening a pipe without O_NONBLOCK would wait for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(0, "it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device, not a file")
-        return os.read(descriptor, LARGEST_FILE_BYTES + 1)
-    finally:
-        os.close(descriptor)
-
-
 def _checked(loaded: LoadedJob, value: str, where: str, path: tuple[str, str] = _ENV) -> str:
     if not (value.isascii() and value.isprintable() and " " not in value):
-        text = f"{where} has a space, a control or a non-ASCII character, which no API key has"
-        raise loaded.problem(path, text)
+        raise loaded.problem(path, f"{where} has a space, a control or a non-ASCII character, which no API key has")
+    keep_secret(value)
     return value
 
 
@@ -137,11 +116,11 @@ def _from_oxen(loaded: LoadedJob, name: str | None) -> str | None:
         return _checked(loaded, token, f"the key of {hosts[0]} in {path}")
     if name is None:
         return None
-    text = (
+    raise loaded.problem(
+        _ENV,
         f"there is no API key: the environment variable {name} is not set, and {path or 'the config file of Oxen'}"
-        f" {reason}; set the variable, or name another in endpoint.api_key_env, or a file in endpoint.api_key_file"
+        f" {reason}; set the variable, or name another in endpoint.api_key_env, or a file in endpoint.api_key_file",
     )
-    raise loaded.problem(_ENV, text)
 
 
 def _oxen_config() -> Path | None:
@@ -168,7 +147,7 @@ def _token(path: Path | None, hosts: list[str]) -> tuple[str | None, str]:
     if path is None:
         return None, "cannot be found without a home folder"
     try:
-        data: dict[str, Any] = tomllib.loads(_read(path).decode())
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None, "is not there"
     except OSError as error:

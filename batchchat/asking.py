@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import resource
 import signal
 import sys
 import threading
@@ -44,6 +45,8 @@ BUILD_THREADS = 2
 OWN_FILES = 96
 """Open files that a run may need beside its connections: input, checkpoint, output, media, libraries."""
 FEWEST_FILES = 48
+_MACOS_FILES = 10_240
+"""What macOS allows at most, though it says that there is no limit."""
 
 
 class StopSwitch:
@@ -222,15 +225,11 @@ def _affordable_connections() -> int:
     Raises:
         StorageError: the system allows too few open files for any; libraries would abort the process.
     """
-    if sys.platform == "win32":
-        return sys.maxsize
-    import resource
-
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != most:
-        with suppress(ValueError, OSError):  # some systems (macOS) say more than they allow
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-            allowed = most
+    wanted = max(allowed, _MACOS_FILES) if most == resource.RLIM_INFINITY else most
+    if allowed not in (wanted, resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        allowed = wanted
     if allowed != resource.RLIM_INFINITY and allowed < FEWEST_FILES:
         message = f"the system allows only {allowed} open files, and a run needs {FEWEST_FILES}; raise it (ulimit -n)"
         raise StorageError(message)
@@ -306,8 +305,6 @@ def _embedded_endpoint() -> Iterator[str]:
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
     import uvloop
 
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()

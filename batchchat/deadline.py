@@ -1,4 +1,4 @@
-"""When a run must stop, as seconds from now; the wall clock is only asked for that."""
+"""Turn a run's deadline into seconds from now."""
 
 from datetime import datetime, time, timedelta, tzinfo
 
@@ -12,14 +12,9 @@ def seconds_until(deadline: float | time, now: datetime | None = None) -> float:
         return deadline
     zone: tzinfo | None = now.tzinfo if now is not None else None
     now = now or datetime.now().astimezone()
-    for days in range(3):
-        moment = datetime.combine(now.date() + timedelta(days=days), deadline, tzinfo=zone)
-        # With the offset that holds at that moment: clocks may change before it.
-        left_s = moment.timestamp() - now.timestamp()
-        if left_s > 0:
-            return left_s
-    message = f"no {deadline} comes"
-    raise AssertionError(message)
+    moments = (datetime.combine(now.date() + timedelta(days), deadline, tzinfo=zone) for days in range(3))
+    # With the offset that holds at each moment: clocks may change before it.
+    return next(left_s for one in moments if (left_s := one.timestamp() - now.timestamp()) > 0)
 
 
 def in_words(deadline: float | time) -> str:

@@ -13,7 +13,8 @@ A row's problem is never an exception: it is a `batchchat.records.Failure` and a
      │   ├─ CheckpointLockedError  a live run holds it
      │   ├─ CheckpointDamagedError it is not what was written; the next run saves what can be read
      │   ├─ CheckpointForeignError the file is no checkpoint, or nothing of one can be read
-     │   └─ CheckpointNewerError   a newer batchchat wrote it
+     │   ├─ CheckpointNewerError   a newer batchchat wrote it
+     │   └─ CheckpointOlderError   a development version wrote it that is read no more
      ├─ StorageError          3    the system has no space, no open files or no whole disk for the output or the run
      ├─ EndpointRefusedError  4    the endpoint refuses the whole job
      ├─ LimitReachedError     5    the run met its budget, its deadline or its error rate
@@ -137,6 +138,12 @@ class CheckpointForeignError(CheckpointError):
 
 class CheckpointNewerError(CheckpointError):
     """The checkpoint was written by a newer batchchat."""
+
+    is_resumable = False
+
+
+class CheckpointOlderError(CheckpointError):
+    """The checkpoint was written by a development version that is not read any more."""
 
     is_resumable = False
 

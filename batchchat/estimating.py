@@ -17,8 +17,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from batchchat import pipeline
-from batchchat.apikey import explained
-from batchchat.asking import Asking, StopSwitch, endpoint_of
+from batchchat.asking import endpoint_of
 from batchchat.errors import CheckpointDamagedError, CheckpointMissingError
 from batchchat.extrapolation import Others
 from batchchat.figures import Known, Measured, figures
@@ -158,21 +157,12 @@ def _standings(
 
 
 def _ask(plan: Plan, api_key: str | None, prices: Prices, checkpoint: Checkpoint, keys: set[bytes]) -> int:
-    """Ask some of a job's requests, as a run would; return how many of them were allowed in flight at last.
-
-    But it is no run: `status` still tells how the last one ended.
-    """
+    """Ask some of a job's requests; return how many of them were allowed in flight at last."""
     if not keys:
         return 0
-    asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
-    with (
-        pipeline.aside(checkpoint, len(keys)),
-        shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe,
-        explained(plan.job.endpoint, api_key),
-        pipeline.storage_errors(),
-    ):
-        asking.ask(_only(plan, keys), observe, StopSwitch())
-    return asking.progress.concurrency
+    with shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe:
+        progress = pipeline.ask_aside(plan, api_key, prices, checkpoint, _only(plan, keys), len(keys), observe)
+    return progress.concurrency
 
 
 def _only(plan: Plan, keys: set[bytes]) -> Iterator[Chunk]:

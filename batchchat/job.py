@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -109,18 +109,21 @@ class Checkpoint(Section):
     """Identical requests are asked once; false: each row is asked for itself."""
 
 
-def _checked_base_url(url: str) -> str:
-    """Return an absolute http(s) URL without secrets, and without a trailing slash or `/chat/completions`."""
+def _checked_url(url: str, example: str = "") -> SplitResult:
+    """Return the parts of an absolute http(s) URL. No message has the URL, which may be a secret."""
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        message = f"not a URL ({error})"
-        raise ValueError(message) from error
-    is_plain = url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_plain:
-        message = "must be a whole URL that starts with https:// or http://, such as https://hub.oxen.ai/api/ai"
-        raise ValueError(message)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or not url.isprintable() or " " in url:
+        raise ValueError(f"must be a whole URL that starts with https:// or http://{example}")
+    return parts
+
+
+def _checked_base_url(url: str) -> str:
+    """Return an absolute http(s) URL without secrets, and without a trailing slash or `/chat/completions`."""
+    parts = _checked_url(url, ", such as https://hub.oxen.ai/api/ai")
     if "@" in parts.netloc or "?" in url or "#" in url:
         message = "must not carry a user, a password, a query or a fragment; the key is named by endpoint.api_key_env"
         raise ValueError(message)
@@ -129,19 +132,8 @@ def _checked_base_url(url: str) -> str:
 
 def _checked_webhook(url: str) -> str:
     """Return an absolute http(s) URL without a user and a password."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        message = "is not a URL"  # in whose words it might be told
-        raise ValueError(message) from error
-    is_plain = url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not is_plain:
-        message = "must be a whole URL that starts with https:// or http://"
-        raise ValueError(message)
-    if "@" in parts.netloc or "#" in url:
-        message = "must not carry a user, a password or a fragment"
-        raise ValueError(message)
+    if "@" in _checked_url(url).netloc or "#" in url:
+        raise ValueError("must not carry a user, a password or a fragment")
     return url
 
 
@@ -178,9 +170,8 @@ class Endpoint(Section):
     @property
     def preset(self) -> Preset | None:
         """The provider's preset, or None when only `base_url` says where to go."""
-        if self.provider is None and self.base_url is not None:
-            return None
-        return PRESETS[self.provider or "oxen"]
+        name = self.provider_or_default
+        return PRESETS[name] if name else None
 
     @property
     def is_embedded(self) -> bool:
@@ -190,10 +181,7 @@ class Endpoint(Section):
     @property
     def resolved_base_url(self) -> str:
         """`base_url`, or the provider's."""
-        if self.base_url is not None:
-            return self.base_url
-        assert self.preset is not None
-        return self.preset.base_url
+        return self.base_url or PRESETS[self.provider or "oxen"].base_url
 
     @property
     def provider_or_default(self) -> ProviderName | None:
@@ -265,16 +253,14 @@ class Request(BaseModel):
     @classmethod
     def _at_least_one(cls, messages: list[dict[str, Any]] | str) -> list[dict[str, Any]] | str:
         if not messages:
-            message = "must hold at least one message"
-            raise ValueError(message)
+            raise ValueError("must hold at least one message")
         return messages
 
     @field_validator("stream")
     @classmethod
     def _true_or_false(cls, stream: bool | str | None) -> bool | str | None:
         if isinstance(stream, str) and not _has_template(stream):
-            message = "must be true or false"
-            raise ValueError(message)
+            raise ValueError("must be true or false")
         return stream
 
     @property

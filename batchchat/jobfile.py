@@ -20,8 +20,8 @@ from batchchat.job import PRESETS, Endpoint, Job
 from batchchat.jobproblems import describe, located, shown
 from batchchat.jobyaml import KeyPath, Position, dotted, parse_value, parse_yaml, position_of
 from batchchat.keylike import masked, misplaced_keys
+from batchchat.redaction import without_keys
 from batchchat.responseschema import resolved
-from batchchat.send.redaction import without_keys
 
 PATH_FIELDS = (
     ("input", "path"),
@@ -105,11 +105,12 @@ def _without_keys() -> Iterator[None]:
     try:
         yield
     except JobError as error:
-        problems = [
-            Problem(*(without_keys(part) for part in (problem.where, problem.field, problem.text)))
-            for problem in error.problems
-        ]
-        raise JobError(problems) from None
+        raise JobError(
+            [
+                Problem(*(without_keys(part) for part in (problem.where, problem.field, problem.text)))
+                for problem in error.problems
+            ]
+        ) from None
 
 
 def _text_of(path: Path) -> str:

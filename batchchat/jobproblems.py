@@ -120,16 +120,9 @@ def _unknown_key(path: KeyPath) -> str:
     nearest = difflib.get_close_matches(key, allowed, n=1, cutoff=0.6)
     homes = [name for name in _keys(Job) if key in _keys(_model_at((name,)))]
     if nearest:
-        hint = f"; did you mean `{nearest[0]}`?"
-    elif homes:
-        hint = f"; it belongs under `{homes[0]}`"
-    else:
-        hint = ""
-    return (
-        f"unknown key{hint} Allowed here: {', '.join(allowed)}"
-        if nearest
-        else f"unknown key{hint}; allowed here: {', '.join(allowed)}"
-    )
+        return f"unknown key; did you mean `{nearest[0]}`? Allowed here: {', '.join(allowed)}"
+    hint = f"; it belongs under `{homes[0]}`" if homes else ""
+    return f"unknown key{hint}; allowed here: {', '.join(allowed)}"
 
 
 def _keys(model: type[BaseModel] | None) -> list[str]:

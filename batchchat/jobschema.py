@@ -30,17 +30,8 @@ def _descriptions(model: type) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(definition, ast.ClassDef)
     return {
-        field.target.id: inspect.cleandoc(text)
+        field.target.id: inspect.cleandoc(below.value.value)
         for field, below in pairwise(definition.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        for text in _texts(below)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
     }
-
-
-def _texts(statement: ast.stmt) -> list[str]:
-    """Return the text that a statement is, as a list of one; nothing where it is another statement."""
-    match statement:
-        case ast.Expr(ast.Constant(str(text))):
-            return [text]
-        case _:
-            return []

@@ -23,11 +23,9 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 def _checked_path(path: Any) -> Any:
     """Refuse what pathlib would quietly take for another file: nothing at all, and URLs."""
     if isinstance(path, str) and "://" in path:
-        message = "is a URL, and batchchat reads and writes files; download or upload them with another tool"
-        raise ValueError(message)
+        raise ValueError("is a URL, and batchchat reads and writes files; download or upload them with another tool")
     if path == "":
-        message = "must not be empty"
-        raise ValueError(message)
+        raise ValueError("must not be empty")
     return path
 
 
@@ -37,8 +35,7 @@ FilePath = Annotated[Path, BeforeValidator(_checked_path)]
 def _no_bool(value: Any) -> Any:
     """Refuse true and false where Python would take them for 1 and 0."""
     if isinstance(value, bool):
-        message = "must be a number"
-        raise ValueError(message)
+        raise ValueError("must be a number")
     return value
 
 
@@ -69,8 +66,7 @@ def duration_s(text: str) -> float:
     """
     seconds = _seconds(text)
     if not isinstance(seconds, float):
-        message = f"{text!r} is no duration; write one such as 90s, 10m, 1h30m or 90d"
-        raise ValueError(message)
+        raise ValueError(f"{text!r} is no duration; write one such as 90s, 10m, 1h30m or 90d")
     return seconds
 
 

@@ -1,13 +1,13 @@
-"""YAML text -> plain values, with the line of each; the only module that knows a YAML library.
+"""Read YAML into plain values, with the line of each.
 
 Types are those of YAML 1.2's core schema. `${NAME}` and `${NAME:-default}` are replaced by environment variables in any
-scalar; `${TODAY}` and `${YESTERDAY}`, unless they are set, by the local date, such as 2026-11-22. Tags, cycles,
-duplicate keys and aliases that unfold to a huge document are refused.
+scalar; `${TODAY}` and `${YESTERDAY}`, unless they are set, by the local date, such as 2026-11-22. Tags, duplicate keys
+and documents that are huge once their aliases are unfolded are refused.
 """
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -20,10 +20,10 @@ from batchchat.job import PRESETS
 KeyPath = tuple[str | int, ...]
 
 MAX_VALUES = 100_000
-"""Values in a document once its aliases are unfolded; a bomb of nine nested anchors would have a billion."""
+"""Values in a document once its aliases are unfolded."""
 
-MAX_CHARACTERS = 8 * 2**20
-"""Characters of a document, and of its texts once its aliases are unfolded."""
+MAX_CHARACTERS = 2**20
+"""Characters of a document, and of its texts once its aliases are unfolded; PyYAML reads some 100,000 a second."""
 
 MAX_DEPTH = 100
 """Lists and mappings within each other."""
@@ -57,27 +57,6 @@ class _CoreLoader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's core types: `no`, `02:00`, `1_000` and `2026-11-22` are text, `1e3` is a number."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- PyYAML's own class attribute
-    depth = value_count = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Return the next node; a document that is too deep or too large ends here, not once all of it is read."""
-        self.value_count += 1
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _TooDeepError
-        if self.value_count > MAX_VALUES:
-            raise _TooManyValuesError
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-class _TooDeepError(Exception):
-    """Lists and mappings are nested beyond MAX_DEPTH."""
-
-
-class _TooManyValuesError(Exception):
-    """There are more than MAX_VALUES values."""
 
 
 for _tag, _pattern, _first in (
@@ -131,12 +110,8 @@ def parse_yaml(text: str, label: str) -> tuple[Any, dict[KeyPath, Position]]:
         return _Document(text, label).read()
     except yaml.YAMLError as error:
         raise JobError([_syntax_problem(error, text, label)]) from error
-    except (RecursionError, _TooDeepError) as error:
-        raise JobError(
-            [Problem(label, "", f"is nested more than {MAX_DEPTH} levels deep; a job file is not")]
-        ) from error
-    except _TooManyValuesError as error:
-        what = f"has more than {MAX_VALUES:,} values; keep data in the input"
+    except RecursionError as error:
+        what = f"is nested more than {MAX_DEPTH} levels deep; a job file is not"
         raise JobError([Problem(label, "", what)]) from error
 
 
@@ -144,7 +119,7 @@ def parse_value(text: str, label: str) -> Any:
     """Return the value of one YAML scalar or flow collection, as `--set` takes it; text that is not YAML stays text."""
     try:
         return _Document(text, label, substitutes=False).read()[0]
-    except (yaml.YAMLError, JobError, RecursionError, _TooDeepError, _TooManyValuesError):
+    except (yaml.YAMLError, JobError, RecursionError):
         return text
 
 
@@ -178,13 +153,13 @@ class _Document:
         self.positions: dict[KeyPath, Position] = {}
         self.problems: list[Problem] = []
         self._variables: set[str] = set()
-        self._seen: set[int] = set()  # nodes that have been changed in place; an alias brings the same node again
+        self._merged: set[int] = set()  # mappings whose `<<` is resolved, in place; an alias brings the same node again
+        self._value_count = self._character_count = 0
 
     def read(self) -> tuple[Any, dict[KeyPath, Position]]:
         node = self.loader.get_single_node()
         if node is None:
             return None, {}
-        self._refuse_bomb(node)
         value = self._value(node, ())
         self._refuse_key_variable(value)
         if self.problems:
@@ -199,27 +174,18 @@ class _Document:
             text = f"${{{name}}} would put the endpoint's key into the job; naming it in endpoint.api_key_env is enough"
             self.problems.append(Problem(self.label, "", text))
 
-    def _refuse_bomb(self, root: yaml.Node) -> None:
-        """Raise JobError for a document that unfolds to too many values, or to too much text."""
-        sizes: dict[int, tuple[int, int]] = {}
-
-        def size(node: yaml.Node) -> tuple[int, int]:
-            if id(node) not in sizes:
-                sizes[id(node)] = (MAX_VALUES + 1, 0)  # what an alias to an enclosing node finds: a cycle has no size
-                inner = [size(child) for child in _children(node)]
-                text = len(node.value) if isinstance(node, yaml.ScalarNode) else 0
-                sizes[id(node)] = (1 + sum(one[0] for one in inner), text + sum(one[1] for one in inner))
-            return sizes[id(node)]
-
-        values, characters = size(root)
-        if values > MAX_VALUES:
-            text = f"its aliases unfold to more than {MAX_VALUES:,} values; write the values out instead"
-            raise JobError([Problem(self.label, "", text)])
-        if characters > MAX_CHARACTERS:
-            text = f"its aliases unfold to more than {MAX_CHARACTERS:,} characters; repeat less of its text"
-            raise JobError([Problem(self.label, "", text)])
+    def _count(self, node: yaml.Node, depth: int) -> None:
+        """Raise for a document that is too deep, as a value within itself is, or unfolds to too much."""
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        self._value_count += 1
+        self._character_count += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if self._value_count > MAX_VALUES or self._character_count > MAX_CHARACTERS:
+            text = f"has more than {MAX_VALUES:,} values or {MAX_CHARACTERS:,} characters, aliases unfolded"
+            raise JobError([Problem(self.label, "", f"{text}; keep data in the input")])
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._count(node, len(path))
         self.positions.setdefault(path, _position(node, node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
@@ -231,8 +197,8 @@ class _Document:
         return None
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        if id(node) not in self._seen:
-            self._seen.add(id(node))
+        if id(node) not in self._merged:
+            self._merged.add(id(node))
             self._refuse_repeated_keys(node, path)
             try:
                 self.loader.flatten_mapping(node)
@@ -262,20 +228,19 @@ class _Document:
         if node.tag not in _CORE_TAGS:
             self._problem(node, path, f"the tag {node.tag} is not allowed; write plain values")
             return None
-        if self.substitutes and "${" in node.value and id(node) not in self._seen:
-            self._seen.add(id(node))
-            was_plain = node.tag == self._plain_tag(node)
-            node.value = _VARIABLE.sub(lambda match: self._variable(match, node, path), node.value)
-            node.tag = self._plain_tag(node) if was_plain else node.tag
+        if self.substitutes and "${" in node.value:
+            text = _VARIABLE.sub(lambda match: self._variable(match, node, path), node.value)
+            tag = self._plain_tag(node, text) if node.tag == self._plain_tag(node, node.value) else node.tag
+            node = yaml.ScalarNode(tag, text, node.start_mark, node.end_mark, node.style)
         try:
             return _joined_surrogates(self.loader.construct_object(node))
         except (ValueError, KeyError, IndexError):
             self._problem(node, path, f"{node.value[:80]!r} cannot be read as {node.tag.rpartition(':')[2]}")
             return None
 
-    def _plain_tag(self, node: yaml.ScalarNode) -> str:
-        """Return the type that a scalar without a tag of its own has, by its text if it is not quoted."""
-        tag: str = self.loader.resolve(yaml.ScalarNode, node.value, (node.style is None, True))  # type: ignore[no-untyped-call]
+    def _plain_tag(self, node: yaml.ScalarNode, text: str) -> str:
+        """Return the type that a scalar of this text has without a tag: by the text, if it is not quoted."""
+        tag: str = self.loader.resolve(yaml.ScalarNode, text, (node.style is None, True))  # type: ignore[no-untyped-call]
         return tag
 
     def _variable(self, match: re.Match[str], node: yaml.Node, path: KeyPath) -> str:
@@ -287,13 +252,11 @@ class _Document:
             self._problem(node, path, text)
             return ""
         self._variables.add(name)
-        value = (
-            os.environ.get(name) or _date(name) or default
-        )  # `:-` is the shell's: the default also stands in for an empty value
+        # `:-` is the shell's: the default also stands in for an empty value.
+        value = os.environ.get(name) or _date(name) or default
         if value is None and name not in os.environ:
-            self._problem(
-                node, path, f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
-            )
+            text = f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+            self._problem(node, path, text)
         return value or ""
 
     def _problem(self, node: yaml.Node, path: KeyPath, text: str) -> None:
@@ -312,15 +275,6 @@ def _joined_surrogates(value: Any) -> Any:
     if not (isinstance(value, str) and _SURROGATE.search(value)):
         return value
     return value.encode("utf-16", "surrogatepass").decode("utf-16")
-
-
-def _children(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.SequenceNode):
-        yield from node.value
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield key
-            yield value
 
 
 def _position(key: yaml.Node, value: yaml.Node) -> Position:

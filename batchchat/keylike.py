@@ -10,7 +10,7 @@ from typing import Any
 
 from batchchat.job import Endpoint, Job
 from batchchat.jobyaml import KeyPath
-from batchchat.send.redaction import KEY_LIKE, without_keys
+from batchchat.redaction import KEY_LIKE, without_keys
 
 REDACTED = "[redacted]"
 

@@ -34,16 +34,17 @@ from batchchat.keep.digests import open_digests
 from batchchat.keep.files import prepare_folder, set_aside
 from batchchat.keep.lock import locked
 from batchchat.keep.salvage import open_whole, salvaged_copy
+from batchchat.prices import Prices
 from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, require_pillow
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.read.location import folder_of
 from batchchat.read.source import Source, frame_source, open_source
 from batchchat.records import ChatRequest, Chunk, Failure, Progress, Row
+from batchchat.redaction import without_keys
 from batchchat.runs import RunSummary
 from batchchat.runsummary import begin
-from batchchat.send.redaction import without_keys
 from batchchat.send.structured import Structure
-from batchchat.show.progress import LogFormat, shown
+from batchchat.show.progress import LogFormat, Observer, shown
 from batchchat.spending import known_prices, require_max_tokens
 from batchchat.write.collector import Collector, FirstRows
 from batchchat.write.columns import OutputPlan, plan_output
@@ -261,17 +262,27 @@ def opened(plan: Plan, *, is_fresh: bool = False, wait_lock_s: float = 0.0) -> I
         yield stack.enter_context(open_whole(plan.checkpoint_path))
 
 
-@contextmanager
-def aside(checkpoint: Checkpoint, row_count: int) -> Iterator[None]:
-    """Let what is asked within the block be no run of the job: `status` and the next still tell how the last ended."""
+def ask_aside(
+    plan: Plan,
+    api_key: str | None,
+    prices: Prices,
+    checkpoint: Checkpoint,
+    requests: Iterator[Chunk],
+    row_count: int,
+    observe: Observer = lambda _: None,
+) -> Progress:
+    """Ask some requests as no run of the job: `status` and the next run still tell how the last one ended."""
+    asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
     checkpoint.start_run(row_count, is_aside=True)
     try:
-        yield
+        with explained(plan.job.endpoint, api_key), storage_errors():
+            asking.ask(requests, observe, StopSwitch())
     except BaseException as error:
         with suppress(CheckpointError):
             checkpoint.end_run(without_keys(_storable(error)))
         raise
     checkpoint.end_run("aside")
+    return asking.progress
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from typing import Any
 import orjson
 
 from batchchat import pipeline
-from batchchat.apikey import api_key, explained
-from batchchat.asking import Asking, StopSwitch
+from batchchat.apikey import api_key
 from batchchat.jobfile import LoadedJob
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import Answer, ChatRequest, Chunk, Failure, Outcome, Row
@@ -47,11 +46,8 @@ def _send(
     requests = [made for _, made in rows if isinstance(made, ChatRequest)]
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
-    with pipeline.opened(plan) as checkpoint, explained(plan.job.endpoint, key):
-        with pipeline.aside(checkpoint, len(requests)):
-            Asking(plan.job, key, checkpoint, plan.structure, prices).ask(
-                iter([Chunk(requests)]), lambda _: None, StopSwitch()
-            )
+    with pipeline.opened(plan) as checkpoint:
+        pipeline.ask_aside(plan, key, prices, checkpoint, iter([Chunk(requests)]), len(requests))
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

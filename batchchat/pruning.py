@@ -34,12 +34,7 @@ def _words(pruned: Pruned) -> str:
     if pruned.reason:
         return f"nothing was removed: {pruned.reason}"
     went = f"{pruned.answers:,} answers and {pruned.failures:,} failures removed"
-    size = _size(pruned.freed_bytes)
-    if not pruned.freed_bytes or pruned.shrank:
-        return f"{went}; the checkpoint is {size} smaller"
-    return (
-        f"{went}; {size} are free for new answers in the checkpoint, which is of an older batchchat and cannot shrink"
-    )
+    return f"{went}; the checkpoint is {_size(pruned.freed_bytes)} smaller"
 
 
 def _size(count: float) -> str:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 else:
-    # The type checker sees to it that nobody changes a value. At run time the same guard would take four times as long
-    # to make one, and each row is some ten of them.
+    # A frozen dataclass takes 1.4 us to make, one that is not takes 0.3, and each row is some ten of them. So it is
+    # mypy alone that keeps values from being changed; at run time only the hash of a value is left of `frozen`.
     def dataclass(*, frozen, slots):
         """Return dataclasses' decorator without the guard, with the hash of a value."""
         return dataclasses.dataclass(slots=slots, unsafe_hash=frozen)

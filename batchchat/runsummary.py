@@ -20,8 +20,8 @@ from batchchat.errors import (
     StopSignal,
 )
 from batchchat.records import Progress, Settled
+from batchchat.redaction import without_keys
 from batchchat.runs import JobTotals, RunRecord, RunSummary
-from batchchat.send.redaction import without_keys
 from batchchat.send.webhook import post
 from batchchat.show.jsontext import json_text
 from batchchat.show.summary import as_object, unbegun_object

@@ -34,11 +34,11 @@ def require_max_tokens(loaded: LoadedJob) -> None:
     extra = job.request.model_extra or {}
     if not names or any(extra.get(name) is not None for name in LIMITS):
         return
-    text = (
+    raise loaded.problem(
+        ("limits", names[0]),
         f"{getattr(job.limits, names[0]):,} cannot be kept to: a completion has no limit; add the most tokens that one"
-        " may take, as request.max_tokens: 500 (or max_completion_tokens, where the endpoint wants that)"
+        " may take, as request.max_tokens: 500 (or max_completion_tokens, where the endpoint wants that)",
     )
-    raise loaded.problem(("limits", names[0]), text)
 
 
 def known_prices(job: Job, api_key: str | None) -> Prices:

@@ -62,8 +62,7 @@ class Strictness:
         key = next((key for key in ("type", "anyOf", "oneOf", "allOf", "$ref") if key in schema), None)
         found = "no type" if key is None else f"{key}: {schema[key]!r}"[:80]
         wrapped = "{type: object, properties: {answer: ...}}"
-        message = f"has {found} at its root; endpoints take an object only: wrap it in one, such as {wrapped}"
-        raise ValueError(message)
+        raise ValueError(f"has {found} at its root; endpoints take an object only: wrap it in one, such as {wrapped}")
 
     def _schema(self, schema: Any, inlined: frozenset[str]) -> Any:
         """Return a schema made strict; `inlined` are the references that are being written out around it."""

@@ -1,17 +1,17 @@
-"""The proof that a job's output is right: each row of it against its input row and the outcome of its request.
+"""Prove that a job's output is right: each row of it against its input row and the outcome of its request.
 
-What passes in is the plan of a job; what comes out are counts, and the first differences. It sends and changes nothing.
+It sends and changes nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchchat.keep.billing import Billed
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
@@ -21,11 +21,8 @@ from batchchat.records import Answer, Batch, FailedRow, Outcome
 from batchchat.show.printable import on_one_line, one_line
 from batchchat.write.append import content_digest
 from batchchat.write.columns import answer_columns
-from batchchat.write.compare import MOST_DIFFERENCES, Comparison, Difference
+from batchchat.write.compare import Comparison, Difference
 from batchchat.writing import outcomes_of
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 _NAME_CHARACTERS = 60
 
@@ -39,8 +36,8 @@ _NO_OUTCOME = (
 class Verification:
     """What became of comparing an output with its input and checkpoint.
 
-    Rows are counted up to the batch with the last difference. `rows_unasked` have no outcome, because the last run did
-    not come to its end, of which `note` says why. No `differences`: the output is what it should be.
+    `differences` has the first one; without any, the output is what it should be. Rows are counted up to its batch.
+    `rows_unasked` have no outcome, because the last run did not come to its end, of which `note` says why.
     """
 
     job: str
@@ -52,11 +49,6 @@ class Verification:
     rows_unasked: int = 0
     note: str | None = None
     differences: list[Difference] = field(default_factory=list)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether enough differences are known."""
-        return len(self.differences) >= MOST_DIFFERENCES
 
 
 def verify(plan: Plan) -> Verification:
@@ -76,11 +68,8 @@ def verify(plan: Plan) -> Verification:
     ):
         found.note = _unfinished(checkpoint)
         part = _part_of(plan, path) if plan.job.output.mode == "append" else WHOLE
-        if isinstance(part, str):
-            found.differences.append(Difference(part))
-        else:
-            _compare_files(knowing, checkpoint, part, found)
-    del found.differences[MOST_DIFFERENCES:]
+        first = Difference(part) if isinstance(part, str) else _compare_files(knowing, checkpoint, part, found)
+    found.differences = [first] if first else []
     return found
 
 
@@ -112,29 +101,28 @@ def _part_of(plan: Plan, path: Path) -> Part | str:
     return Part(own.first_row, None if is_last else own.row_count)
 
 
-def _compare_files(plan: Plan, checkpoint: Checkpoint, part: Part, found: Verification) -> None:
+def _compare_files(plan: Plan, checkpoint: Checkpoint, part: Part, found: Verification) -> Difference | None:
     """Compare every output file with the rows that it should have: one file, or one for each of the input's."""
     media = replace(plan.prompt.media, as_read=True)
     plan = replace(plan, prompt=replace(plan.prompt, media=media))
     batches = plan.source.batches(values_of=plan.prompt.template.columns)
     outcomes_for = partial(outcomes_of, plan, checkpoint, billed=Billed())
     if not plan.is_output_folder:
-        _compare(plan, plan.outputs[0], part, ((one, outcomes_for(one)) for one in batches), found)
-        return
+        return _compare(plan, plan.outputs[0], part, ((one, outcomes_for(one)) for one in batches), found)
     by_file = groupby(batches, key=lambda batch: batch.file)
     waiting = next(by_file, None)
     for number, output in enumerate(plan.outputs):
         own: Iterable[Batch] = ()
-        if waiting is not None and waiting[0] == number:
+        is_own = waiting is not None and waiting[0] == number
+        if waiting is not None and is_own:
             own = waiting[1]
         if not output.exists() and any(one.exists() for one in plan.outputs):
-            found.differences.append(Difference(f"{output}: is missing, and others of the input's files have theirs"))
-        else:
-            _compare(plan, output, part, ((one, outcomes_for(one)) for one in own), found)
-        if found.is_over:
-            return
-        if waiting is not None and waiting[0] == number:
+            return Difference(f"{output}: is missing, and others of the input's files have theirs")
+        if difference := _compare(plan, output, part, ((one, outcomes_for(one)) for one in own), found):
+            return _in_file(output.name, difference)
+        if is_own:
             waiting = next(by_file, None)
+    return None
 
 
 def _unfinished(checkpoint: Checkpoint) -> str | None:
@@ -145,54 +133,37 @@ def _unfinished(checkpoint: Checkpoint) -> str | None:
     return f"the last run did not come to its end ({run.end_reason or 'it was killed, or runs'})"
 
 
-def _compare(
-    plan: Plan,
-    output: Path,
-    part: Part,
-    batches: Iterable[tuple[Batch, Sequence[Outcome | None]]],
-    found: Verification,
-) -> None:
-    with Comparison(output, plan.output, plan.source.schema) as comparison:
-        differences = comparison.begin()
-        if not differences:
-            comparison.skip(part.first_row)
-            differences = list(_differences(plan, comparison, part, batches, found))
-    if plan.is_output_folder:
-        differences = [_in_file(output.name, one) for one in differences]
-    found.differences += differences
-
-
 def _in_file(name: str, one: Difference) -> Difference:
     if one.row is None:
         return replace(one, problem=f"{name}: {one.problem}")
     return replace(one, row=f"{one.row} of {name}")
 
 
-def _differences(
+def _compare(
     plan: Plan,
-    comparison: Comparison,
+    output: Path,
     part: Part,
     batches: Iterable[tuple[Batch, Sequence[Outcome | None]]],
     found: Verification,
-) -> Iterator[Difference]:
-    row_count = difference_count = 0
-    for batch, outcomes in batches:
-        _count(outcomes, found)
-        row_count += len(outcomes)
-        if part.row_count is not None and row_count > part.row_count:
-            yield Difference(f"the file has {part.row_count:,} rows of this input, fewer than there are")
-            return
-        differences = comparison.compare(batch, answer_columns(outcomes, plan.output))
-        unexplained = [] if found.note else _names_without_outcome(batch, outcomes)
-        for one in _with_unexplained(differences, unexplained, plan.output.keep):
-            yield one
-            difference_count += 1
-        if comparison.is_over or difference_count >= MOST_DIFFERENCES:
-            return
-    if part.row_count is None:
-        yield from comparison.finish()
-    elif row_count < part.row_count:
-        yield Difference(f"the file has {part.row_count:,} rows of this input, which has {row_count:,}")
+) -> Difference | None:
+    row_count = 0
+    with Comparison(output, plan.output, plan.source.schema) as comparison:
+        if difference := comparison.begin() or comparison.skip(part.first_row):
+            return difference
+        for batch, outcomes in batches:
+            _count(outcomes, found)
+            row_count += len(outcomes)
+            if part.row_count is not None and row_count > part.row_count:
+                return Difference(f"the file has {part.row_count:,} rows of this input, fewer than there are")
+            if not found.note and None in outcomes:
+                return Difference(_NO_OUTCOME, batch.rows[outcomes.index(None)].name)
+            if difference := comparison.compare(batch, answer_columns(outcomes, plan.output)):
+                return difference
+        if part.row_count is None:
+            return comparison.finish()
+    if row_count < part.row_count:
+        return Difference(f"the file has {part.row_count:,} rows of this input, which has {row_count:,}")
+    return None
 
 
 def _count(outcomes: Sequence[Outcome | None], found: Verification) -> None:
@@ -201,30 +172,13 @@ def _count(outcomes: Sequence[Outcome | None], found: Verification) -> None:
     found.rows_unasked += outcomes.count(None)
 
 
-def _names_without_outcome(batch: Batch, outcomes: Sequence[Outcome | None]) -> list[str]:
-    if None not in outcomes:
-        return []
-    return [row.name for row, outcome in zip(batch.rows, outcomes, strict=True) if outcome is None]
-
-
-def _with_unexplained(
-    differences: Iterable[Difference], unexplained: Sequence[str], inputs: Collection[str]
-) -> Iterator[Difference]:
-    """Yield the differences; of rows that nothing is known of, first that, and not each new column."""
-    names = set(unexplained)
-    yield from (Difference(_NO_OUTCOME, name) for name in unexplained[:MOST_DIFFERENCES])
-    for one in differences:
-        if one.row not in names or one.column is None or one.column in inputs:
-            yield one
-
-
 def as_object(verification: Verification) -> dict[str, Any]:
     """Return what was found as plain values; `verified` says in one word that the output is what it should be."""
     return {"verified": not verification.differences, **asdict(verification)}
 
 
 def as_lines(verification: Verification) -> list[str]:
-    """Return what was found for people: one line when all is right, else one for each difference."""
+    """Return what was found for people: one line when all is right, else the first difference and one line more."""
     path, note = verification.output, verification.note
     if verification.differences:
         last = f"{path} is not what {verification.checkpoint} gives for the input"

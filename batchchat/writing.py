@@ -94,8 +94,7 @@ def _check_places(loaded: LoadedJob, source: Source, outputs: Collection[Path]) 
     taken = {os.path.realpath(path) for path in (*source.files, *outputs)}
     for path in own_files(checkpoint):
         if os.path.realpath(path) in taken:
-            message = f"checkpoint.path: {path} is a file of the input or the output; name another"
-            raise OutputError(message)
+            raise OutputError(f"checkpoint.path: {path} is a file of the input or the output; name another")
     for output in outputs:
         if read is not None and source.files and would_read(read, output):
             message = (
@@ -186,8 +185,7 @@ def _require_all(checkpoint: Checkpoint, batch: Batch, outcomes: Sequence[Outcom
     if checkpoint.damaged_count > damaged_count:
         raise damaged(checkpoint.path, "an outcome that was whole when the run began is not any more")
     name = batch.rows[outcomes.index(None)].name
-    message = f"row {name} has no answer: the input changed while the job ran; run it again to ask what is new"
-    raise InputError(message)
+    raise InputError(f"row {name} has no answer: the input changed while the job ran; run it again to ask what is new")
 
 
 def _notes(plan: Plan) -> list[str]:

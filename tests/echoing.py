@@ -30,6 +30,13 @@ def completion(content: str, **fields: Any) -> bytes:
     return json.dumps({"id": "x", "object": "chat.completion", "model": "m", "choices": [choice], **fields}).encode()
 
 
+class ManyAtOnce(ThreadingHTTPServer):
+    """A server that many connections may be opened to at once; the standard library's queue holds five."""
+
+    request_queue_size = 1024
+    daemon_threads = True
+
+
 class Echoing:
     """Serves a script on a free port of this machine for as long as the block lasts."""
 
@@ -64,8 +71,7 @@ class Echoing:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the standard library's name
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = ManyAtOnce(("127.0.0.1", 0), Handler)
         self.place = f"127.0.0.1:{self._server.server_port}"
         self.base_url = f"http://{self.place}/v1"
 

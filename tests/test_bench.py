@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -134,9 +135,8 @@ def test_batchchat_contends_and_its_output_is_checked(tmp_path: Path, base_url: 
 def test_bare_protocol_to_sqlite_keeps_an_answer_for_each_row(tmp_path: Path, base_url: str) -> None:
     """What it commits is there when it has ended, one for each different request."""
     contend(BARE_DURABLE, tmp_path, base_url)
-    database = sqlite3.connect(tmp_path / "answers.sqlite")
-    assert database.execute("SELECT count(*), count(completion) FROM answers").fetchone() == (ROWS, ROWS)
-    database.close()
+    with closing(sqlite3.connect(tmp_path / "answers.sqlite")) as database:
+        assert database.execute("SELECT count(*), count(completion) FROM answers").fetchone() == (ROWS, ROWS)
 
 
 @pytest.mark.parametrize("contestant", [OPENAI, OPENAI_AIOHTTP], ids=lambda contestant: contestant.name)

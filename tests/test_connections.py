@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 import time
@@ -15,10 +16,11 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
+from aiohappyeyeballs import AddrInfoType
 
 from batchchat.send.connections import ConnectionPool
 from batchchat.send.exchange import HaltedError
-from batchchat.send.opening import Address, connected
+from batchchat.send.opening import OpeningError, connected
 
 CERTIFICATE = Path(__file__).with_name("certificates") / "localhost.pem"
 """Its own issuer, for localhost and 127.0.0.1, with its key beside it; good for a hundred years and nothing else."""
@@ -635,14 +637,33 @@ def test_address_that_does_not_answer_is_not_waited_for() -> None:
                 filler.setblocking(False)
                 filler.connect_ex(silent.getsockname())
             async with serving(Server()) as server:
-                good: Address = (socket.AF_INET, ("127.0.0.1", server.port))
-                addresses: list[Address] = [(socket.AF_INET, silent.getsockname()), good]
+                addresses = [tcp(*silent.getsockname()), tcp("127.0.0.1", server.port)]
                 (await connected(addresses)).close()
-                assert addresses[0] == good
+                assert addresses[0] == tcp("127.0.0.1", server.port)
             for filler in fillers:
                 filler.close()
 
     run(scenario)
+
+
+def test_addresses_that_all_refuse_give_the_systems_reason() -> None:
+    """Each address is tried, and what is said is the system's word for the last."""
+
+    async def scenario() -> None:
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            port = closed.getsockname()[1]
+            for first in ("127.0.0.2", "255.255.255.255"):  # the second fails for another reason
+                with pytest.raises(OpeningError, match=r"^Connection refused$") as refused:
+                    await connected([tcp(first, port), tcp("127.0.0.1", port)])
+                assert refused.value.number == errno.ECONNREFUSED
+
+    run(scenario)
+
+
+def tcp(host: str, port: int) -> AddrInfoType:
+    """Return an address as getaddrinfo does."""
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -4,16 +4,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
 import polars as pl
 
-from batchchat.keep.connection import connected
-from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
-from batchchat.keep.rows import COLUMNS
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, ledger, write_csv, write_job
@@ -23,7 +19,7 @@ CONCURRENCY = 8
 VARIED = ("latency_s", "attempts", "response_id")
 """What may differ between two runs over the same rows."""
 
-BEFORE_THE_REST = ["before-lock", "after-lock", "in-migration", "in-migration:3"]
+BEFORE_THE_REST = ["before-lock", "after-lock", "in-migration"]
 WHILE_ASKING = ["before-commit:2", "in-commit:2", "after-commit:2", "in-commit"]
 WHILE_WRITING = ["before-rename", "after-rename"]
 
@@ -114,43 +110,3 @@ def test_kill_at_every_point_costs_no_more_than_what_was_in_flight(tmp_path: Pat
     assert pl.read_parquet(job.parent / "out.parquet").drop(VARIED).equals(expected)
     names = {one.name for one in job.parent.iterdir()} | {one.name for one in (job.parent / ".batchchat").iterdir()}
     assert names == {".batchchat", "job.yaml", "rows.csv", "out.parquet", "job.sqlite", "job.sqlite.lock"}
-
-
-def test_kill_in_a_migration_keeps_the_answers_of_the_older_version(tmp_path: Path) -> None:
-    """A checkpoint of the version before is as it was after the kill, and is brought up to date by the next run."""
-    log = tmp_path / "ledger.jsonl"
-    with ExitStack() as stack:
-        endpoint = stack.enter_context(EmbeddedEndpoint(ServeSettings(log_path=log)))
-        job = write_place(tmp_path / "older", endpoint.base_url)
-        runs = stack.enter_context(Runs(job))
-        assert runs.run() == 0
-        path = job.parent / ".batchchat" / "job.sqlite"
-        make_older(path)
-        assert runs.run(dies_at="in-migration") == -signal.SIGKILL
-        with connected(path, is_read_only=True) as connection:
-            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-        assert runs.run() == 0
-        assert len(ledger(log)) == ROWS
-
-
-def _without_later(columns: Sequence[str]) -> list[str]:
-    """Return the columns that the second version had."""
-    return [column for column in columns if column not in ("row_name", "checksum")]
-
-
-def make_older(path: Path) -> None:
-    """Write a checkpoint anew as the version before the newest had it."""
-    with closing(sqlite3.connect(path)) as newest:
-        rows = {
-            table: newest.execute(f"SELECT {', '.join(_without_later(columns))} FROM {table}").fetchall()
-            for table, columns in COLUMNS.items()
-            if table not in ("settled", "segments")
-        }
-    path.write_bytes(b"")
-    with connected(path, is_read_only=False) as older:
-        older.executescript("".join(MIGRATIONS[:2]))
-        older.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        older.execute("PRAGMA user_version = 2")
-        for table, found in rows.items():
-            places = ", ".join("?" * len(_without_later(COLUMNS[table])))
-            older.executemany(f"INSERT INTO {table} VALUES ({places})", found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -10,10 +9,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -23,9 +21,7 @@ from batchchat import pipeline
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
 from batchchat.jobfile import load_job
 from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.connection import connected
 from batchchat.keep.files import set_aside
-from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
 from batchchat.keep.rows import with_checksum
 from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled
@@ -447,68 +443,6 @@ def test_damage_while_a_fresh_start_is_wished_brings_no_old_answer_back(content:
     with open_checkpoint(aside, is_read_only=True) as checkpoint:
         assert checkpoint.answer_count() > len(ANSWERED) * 0.9
     assert len(list(tmp_path.glob("c.damaged-*.sqlite"))) == 1
-
-
-def named(completion: Completion) -> bytes:
-    """Return a completion as versions before the fourth have stored it, every field with its name."""
-    return json.dumps(asdict(completion)).encode()
-
-
-def write_older(path: Path, version: int) -> None:
-    """Write the answers of `TRUTH` as a version without checksums did."""
-    with connected(path, is_read_only=False) as connection:
-        connection.executescript("".join(MIGRATIONS[:version]))
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {version}")
-        rows = [
-            (key, 1, row.latency_s, row.attempts, named(row.completion), zlib.compress(row.reply), None)[: 5 + version]
-            for key, row in TRUTH.items()
-            if isinstance(row, Answer)
-        ]
-        connection.executemany(f"INSERT INTO answers VALUES ({', '.join('?' * (5 + version))})", rows)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_older_version_without_checksums_is_saved_as_far_as_sqlite_reads_it(version: int, tmp_path: Path) -> None:
-    """Whichever page is lost, the answers on the others are kept, each as it was."""
-    whole = tmp_path / "whole.sqlite"
-    whole.touch()
-    write_older(whole, version)
-    before = whole.read_bytes()
-    # Not those that a long reply ends on: SQLite does not see that such a page is lost.
-    for page in range(10, len(before) // PAGE_BYTES, 6):
-        path = tmp_path / f"{page}.sqlite"
-        path.write_bytes(before[: page * PAGE_BYTES] + bytes(PAGE_BYTES) + before[(page + 1) * PAGE_BYTES :])
-        with open_whole(path) as checkpoint:
-            assert len(checkpoint.notes) == 1
-            assert right(checkpoint.outcomes(KEYS, with_replies=True)) >= len(ANSWERED) - 12
-
-
-def test_older_answer_that_cannot_be_unpacked_is_not_saved(tmp_path: Path) -> None:
-    """Without checksums, what can be known of an answer is whether it can be read."""
-    path = tmp_path / "c.sqlite"
-    path.touch()
-    write_older(path, 2)
-    with connected(path, is_read_only=False) as connection:
-        connection.execute("UPDATE answers SET reply = x'00' WHERE rowid = 7")
-    before = path.read_bytes()
-    path.write_bytes(before[:-PAGE_BYTES] + bytes(PAGE_BYTES))
-    with open_whole(path) as checkpoint:
-        assert len(checkpoint.notes) == 1
-        assert ANSWERED[6] not in checkpoint.find(ANSWERED)
-        assert right(checkpoint.outcomes(KEYS, with_replies=True)) >= len(ANSWERED) - 12
-
-
-def test_older_version_of_which_nothing_can_be_read_is_said_to_be_one(tmp_path: Path) -> None:
-    """Its owner has a checkpoint, and no foreign file."""
-    path = tmp_path / "c.sqlite"
-    path.touch()
-    write_older(path, 2)
-    path.write_bytes(path.read_bytes()[:100] + bytes(PAGE_BYTES - 100) + path.read_bytes()[PAGE_BYTES:])
-    with pytest.raises(
-        CheckpointForeignError, match=r"of an older batchchat, without checksums.* Restore it from a backup"
-    ):
-        run(path)
 
 
 @pytest.fixture

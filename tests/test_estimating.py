@@ -25,7 +25,7 @@ from batchchat.records import Price
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from batchchat.show.estimate import Estimate, as_object
-from batchchat.show.money import dollars
+from batchchat.show.printable import dollars
 from batchchat.status import job_status
 from tests.echoing import Echoing, Sent, completion
 from tests.running import BATCHCHAT, ROOT, batchchat, ledger, write_csv, write_job

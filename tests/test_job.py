@@ -82,6 +82,7 @@ def test_exit_codes_are_the_contract() -> None:
         "CheckpointForeignError": 3,
         "CheckpointMissingError": 3,
         "CheckpointNewerError": 3,
+        "CheckpointOlderError": 3,
         "StorageError": 3,
         "EndpointRefusedError": 4,
         "LimitReachedError": 5,
@@ -405,8 +406,8 @@ WHOLE = "must be a whole URL that starts with https:// or http://, such as https
         ("ftp://h/v1", WHOLE),
         ("https://", WHOLE),
         ("http://h:0/v1", WHOLE),
-        ("http://h:99999/v1", "not a URL (Port out of range 0-65535)"),
-        ("http://[::1/v1", "not a URL (Invalid IPv6 URL)"),
+        ("http://h:99999/v1", WHOLE),
+        ("http://[::1/v1", WHOLE),
     ],
 )
 def test_unusable_base_url_is_refused(url: str, message: str) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from batchchat.serve.server import EmbeddedEndpoint
+from batchchat.serve.settings import ServeSettings
 from tests.echoing import Echoing, Sent, completion
+from tests.odd_replies import respond
 from tests.running import BATCHCHAT, batchchat, ledger, write_csv, write_job
 from tests.torture import embedded
 
@@ -28,8 +31,9 @@ def test_kill_9_in_the_middle_of_corrections_costs_what_the_runs_say(is_streamed
         "response_schema": {"mood": ["angry", "calm"], "number": "integer"},
     }
     bound = 0
-    with embedded.endpoint(tmp_path, "--latency", "0.1") as base_url:
-        job = write_job(tmp_path, endpoint={"base_url": base_url}, request=request, limits={"concurrency": 16})
+    settings = ServeSettings(latency_s=0.1, log_path=tmp_path / "ledger.jsonl")
+    with EmbeddedEndpoint(settings, respond=respond) as there:
+        job = write_job(tmp_path, endpoint={"base_url": there.base_url}, request=request, limits={"concurrency": 16})
         for requests in (40, 150, 260):
             with subprocess.Popen([*BATCHCHAT, "run", str(job), "--quiet"]) as process:
                 _wait_for(lambda: len(ledger(tmp_path / "ledger.jsonl")) >= requests)  # noqa: B023

@@ -16,7 +16,7 @@ import batchchat
 
 PACKAGE = Path(batchchat.__file__).parent
 
-VALUES = {"batchchat.records", "batchchat.runs", "batchchat.errors", "batchchat.crashpoint"}
+VALUES = {f"batchchat.{name}" for name in ("records", "runs", "errors", "crashpoint", "redaction")}
 COMMANDS = "batchchat.cli"
 FACADE = "batchchat"
 """`import batchchat` loads nothing of the package until `run` is called: anyone may ask it for the version."""
@@ -31,13 +31,14 @@ DOORS = {
     "sqlite3": r"batchchat\.keep\..*",
     "click": r"batchchat\.cli\..*",
     "jinja2": r"batchchat\.prompt\..*",
-    "jsonschema_rs": r"batchchat\.send\.structured",
+    "jsonschema_rs": r"batchchat\.(send\.structured|serve\.schema)",
     "PIL": r"batchchat\.prompt\.image",
     "imagesize": r"batchchat\.serve\..*",
     "pydantic": r"batchchat\.(job|jobfile|jobproblems|jobtypes|responseschema)",
     "pydantic_core": r"batchchat\.(job|jobfile|jobproblems)",
     "yaml": r"batchchat\.jobyaml",
     "tqdm": r"batchchat\.show\.progress",
+    "aiohappyeyeballs": r"batchchat\.send\.opening",
     "tenacity": r"batchchat\.send\.retry",
     "starlette": r"batchchat\.serve\..*",
     "uvicorn": r"batchchat\.serve\..*",

@@ -63,7 +63,7 @@ def endpoint(content: str) -> Iterator[str]:
     body = completion(content)
     reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(loop.create_server(lambda: _Answering(reply), "127.0.0.1", 0))
+    server = loop.run_until_complete(loop.create_server(lambda: _Answering(reply), "127.0.0.1", 0, backlog=1024))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:

@@ -266,13 +266,18 @@ def test_links_lead_no_further_than_the_root(tmp_path: Path) -> None:
 
 
 def test_link_chain_is_followed_or_refused(tmp_path: Path) -> None:
-    """A chain of links that is too long for the system, or for the stack, is the row's failure."""
+    """A chain of links that is too long for the system, or for the stack, is the row's failure.
+
+    Python 3.13 resolves any chain.
+    """
     for number in range(1500):
         (tmp_path / str(number)).symlink_to(str(number + 1))
     written(tmp_path / "1500", PNG)
     assert placed(folder(tmp_path), "1495").digest == digest(PNG)
-    with refusal('"0" is a chain of too many links; name the file itself'):
-        placed(folder(tmp_path), "0")
+    try:
+        assert placed(folder(tmp_path), "0").digest == digest(PNG)
+    except MediaError as error:
+        assert str(error) == '"0" is a chain of too many links; name the file itself'  # noqa: PT017 - or it is followed
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every odd reply that the embedded endpoint can be asked for, through whole jobs: none costs an answered row."""
+"""Every odd reply of `tests/odd_replies`, through whole jobs: none costs an answered row."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 
 import batchchat
-from batchchat.serve.oddity import ODDITIES
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
+from tests.odd_replies import ODDITIES, respond
+from tests.running import Ended, write_job
 from tests.running import batchchat as command
-from tests.running import write_job
 
 ENDS_THE_JOB = {
     "status-401": 401,
@@ -62,7 +62,7 @@ def run_oddities(names: list[str], folder: Path, **request: Any) -> dict[str, di
     """Ask for each oddity in a row of its own; return the rows by the oddity's name."""
     rows = pl.DataFrame({"name": ["none", *names], "asked": ["stand-in", *(f"odd/{name}" for name in names)]})
     message = {"role": "user", "content": "Hello there, how is the weather in Paris?"}
-    with EmbeddedEndpoint(ServeSettings()) as endpoint:
+    with EmbeddedEndpoint(ServeSettings(), respond=respond) as endpoint:
         job = {
             "endpoint": {"base_url": endpoint.base_url},
             "limits": {"max_attempts": 1},
@@ -71,6 +71,12 @@ def run_oddities(names: list[str], folder: Path, **request: Any) -> dict[str, di
         }
         frame = batchchat.run(job, frame=rows)
     return {row["name"]: row for row in frame.iter_rows(named=True)}
+
+
+def run_odd_job(folder: Path, **changes: Any) -> Ended:
+    """Run a job over `rows.csv` in a process of its own, through an endpoint that replies oddly."""
+    with EmbeddedEndpoint(ServeSettings(), respond=respond) as endpoint:
+        return command("run", write_job(folder, endpoint={"base_url": endpoint.base_url}, **changes), "--json")
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
@@ -97,7 +103,7 @@ def test_refusal_of_the_job_ends_it(name: str, status: int, tmp_path: Path) -> N
     """What no row can help ends the run with exit code 4, and no row is blamed."""
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n2,b\n")
     request = {"model": f"odd/{name}", "messages": [{"role": "user", "content": "Repeat: {{ text }}"}]}
-    ended = command("run", write_job(tmp_path, request=request), "--json")
+    ended = run_odd_job(tmp_path, request=request)
     assert (ended.code, ended.summary["rows_failed"], ended.summary["outcome"]) == (4, 0, "refused")
     assert ended.summary["reason"].startswith(f"the endpoint refuses the job ({status}): ")
 
@@ -108,7 +114,7 @@ def test_wait_that_is_in_vain_ends_the_job(name: str, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n2,b\n")
     request = {"model": f"odd/{name}", "messages": [{"role": "user", "content": "Repeat: {{ text }}"}]}
     limits = {"max_outage": "1s", "max_attempts": 1}
-    ended = command("run", write_job(tmp_path, request=request, limits=limits), "--json")
+    ended = run_odd_job(tmp_path, request=request, limits=limits)
     assert (ended.code, ended.summary["rows_failed"], ended.summary["outcome"]) == (4, 0, "refused")
 
 
@@ -128,8 +134,8 @@ def test_answer_that_does_not_fit_at_first_is_made_to(name: str, is_streamed: bo
     rows = run_oddities([name], tmp_path, response_schema=SCHEMA, max_tokens=400, stream=is_streamed)
     row = rows[name]
     assert row["error"] is None
-    assert row["parsed"] == {"mood": row["parsed"]["mood"], "urgent": False}
     assert row["parsed"]["mood"] in ("angry", "calm")
+    assert isinstance(row["parsed"]["urgent"], bool)
     assert row["attempts"] == (2 if name in PAID_TWICE else 1)
     assert (row["total_tokens"] > 1.5 * rows["none"]["total_tokens"]) == (name in PAID_TWICE)
 
@@ -159,7 +165,7 @@ def test_endpoint_without_schemas_is_found_out_once_and_said(name: str, words: s
         "messages": [{"role": "user", "content": "Repeat: {{ text }}"}],
         "response_schema": SCHEMA,
     }
-    ended = command("run", write_job(tmp_path, request=request, limits={"concurrency": 4}), "--json")
+    ended = run_odd_job(tmp_path, request=request, limits={"concurrency": 4})
     assert (ended.code, ended.summary["rows_answered"]) == (0, 60)
     assert ended.summary["requests_sent"] <= 60 + 2 * 4
     assert [note for note in ended.summary["notes"] if words in note]

@@ -15,7 +15,7 @@ from batchchat.prompt.bounds import MAX_CHARACTERS
 from batchchat.prompt.environment import LimitError, row_environment
 from batchchat.prompt.pieces import Piece, plain_pieces
 from batchchat.prompt.template import compile_request
-from batchchat.read.cell import number
+from batchchat.read.rows import number
 
 COLUMNS = ("x", "order id", "range", "items", "self", "row")
 VALUES = (

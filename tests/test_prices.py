@@ -19,7 +19,6 @@ from batchchat.job import Job
 from batchchat.prices import Prices, price_of
 from batchchat.records import Price, Usage
 from batchchat.send.cost import cost_usd
-from batchchat.send.pricelist import LARGEST_LIST_BYTES, TIMEOUT_S
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT
@@ -155,24 +154,6 @@ def test_nobody_there_is_no_price() -> None:
     with listing(200, b"") as there:
         pass
     assert price_of(job("my-model", provider="oxen", base_url=there.base_url), KEY) is None
-
-
-@pytest.mark.parametrize(("size_bytes", "is_read"), [(LARGEST_LIST_BYTES // 2, True), (LARGEST_LIST_BYTES, False)])
-def test_answer_beyond_all_sense_is_no_price(size_bytes: int, *, is_read: bool) -> None:
-    """A long list is read, and an endless one fills no memory."""
-    with listing(200, {"pricing": PRICING, "padding": "x" * size_bytes}) as there:
-        found = price_of(job("my-model", provider="oxen", base_url=there.base_url), KEY)
-    assert (found is not None) == is_read
-
-
-def test_answer_that_trickles_is_not_waited_for() -> None:
-    """One byte after the other, each well within any timeout, ends with the time for the whole."""
-    with listing(200, {"pricing": PRICING, "padding": "x" * 1_000}, pause_s=0.05) as there:
-        began = time.monotonic()
-        found = price_of(job("my-model", provider="oxen", base_url=there.base_url), KEY)
-        there.pause_s = 0.0
-    assert found is None
-    assert time.monotonic() - began < 2 * TIMEOUT_S
 
 
 def test_embedded_endpoint_can_stand_in_for_oxen() -> None:

@@ -102,19 +102,6 @@ def test_file_shrinks_and_stays_whole(place: Place) -> None:
     assert place.run("last", "old 7") == 0
 
 
-def test_older_file_keeps_its_size_and_says_so(place: Place) -> None:
-    """A checkpoint that was not made to shrink has the space for its next answers."""
-    place.run(*(f"old {number} {'x' * 300}" for number in range(200)), days_ago=200)
-    place.run("last")
-    with closing(sqlite3.connect(place.checkpoint)) as connection:
-        connection.execute("PRAGMA journal_mode = DELETE")
-        connection.execute("PRAGMA auto_vacuum = NONE")
-        connection.execute("VACUUM")
-    before = place.checkpoint.stat().st_size
-    assert "are free for new answers in the checkpoint" in place.prune().stderr
-    assert place.checkpoint.stat().st_size >= before
-
-
 def test_nothing_goes_where_no_run_has_finished(place: Place) -> None:
     """Nothing tells what is of use: no checkpoint, a run that was stopped, or one that did not say what it used."""
     write_csv(place.folder / "rows.csv", ["one"])

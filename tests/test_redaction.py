@@ -1,25 +1,21 @@
-"""The key goes, whichever way it is spelled, and nothing else does."""
+"""The key goes, as it stands and as JSON writes it, and nothing else does."""
 
 from __future__ import annotations
 
-import base64
 import json
-import time
-from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.redaction import SHORTEST_SECRET, Redaction, is_secret
+from batchchat import redaction
+from batchchat.redaction import Redaction, is_secret, keep_secret, without_keys
+from batchchat.send.reply import shown_message
+from batchchat.show.jsontext import json_text, log_line
+from batchchat.show.printable import on_one_line, one_line, printable
 
 KEY = "sk-canary+a/b_c.0123-Wxyz~9"
 REDACTED = b"[redacted]"
-
-
-def percent(key: str) -> str:
-    """Return a key with every character escaped as in a URL."""
-    return "".join(f"%{ord(character):02x}" for character in key)
 
 
 def unicode(key: str, digits: str = "%04x") -> str:
@@ -32,14 +28,9 @@ SPELLINGS = {
     "all of it escaped for JSON": unicode(KEY),
     "in upper-case digits": unicode(KEY, "%04X"),
     "one escaped for JSON": KEY.replace("-", "\\u002d"),
-    "JSON in JSON": KEY.replace("-", "\\\\\\u002D"),
     "slash escaped": KEY.replace("/", "\\/"),
-    "slash escaped twice": KEY.replace("/", "\\\\\\/"),
-    "URL": quote(KEY, safe=""),
-    "URL in lower-case digits": quote(KEY, safe="").replace("%2B", "%2b").replace("%2F", "%2f"),
-    "URL, all of it": percent(KEY),
-    "URL twice": quote(quote(KEY, safe=""), safe=""),
-    "mixed": KEY.replace("-", "%2D").replace("+", "\\u002b"),
+    "plus escaped": KEY.replace("+", "\\u002B"),
+    "mixed": KEY.replace("/", "\\/").replace("+", "\\u002b"),
 }
 
 
@@ -50,35 +41,9 @@ def redacted(text: str, key: str = KEY) -> str:
 
 @pytest.mark.parametrize("spelled", SPELLINGS.values(), ids=list(SPELLINGS))
 def test_every_spelling_goes(spelled: str) -> None:
-    """As it stands, and with any of its characters escaped for JSON or a URL, in hex digits of either case."""
+    """As it stands, and with any of its characters escaped for JSON, in hex digits of either case."""
     assert redacted(f"a {spelled} b {spelled}{spelled}") == "a [redacted] b [redacted][redacted]"
     assert Redaction(KEY).text(f"é{spelled}") == "é[redacted]"
-
-
-@pytest.mark.parametrize("before", ["", "B", "Be", "Bearer ", "user:", "key=", '{"authorization": "Bearer '])
-@pytest.mark.parametrize("after", ["", "x", "xy", "xyz", "\n", '"}'])
-@pytest.mark.parametrize("alphabet", ["standard", "url", "escaped for JSON", "escaped for a URL"])
-def test_base64_goes_wherever_the_key_stands_in_it(before: str, after: str, alphabet: str) -> None:
-    """Whatever is coded before and behind it, no part of the key can be had from what is left."""
-    code = base64.b64encode(f"{before}{KEY}{after}".encode()).decode()
-    code = {
-        "standard": code,
-        "url": code.replace("+", "-").replace("/", "_"),
-        "escaped for JSON": code.replace("/", "\\/"),
-        "escaped for a URL": quote(code, safe=""),
-    }[alphabet]
-    left = redacted(f'"{code}"')
-    assert left.count("[redacted]") == 1
-    kept = left.removeprefix('"').partition("[redacted]")[0]
-    assert base64.b64decode(kept[: len(kept) // 4 * 4]).decode() in before
-    assert len(left) <= len("[redacted]") + (len(before) + len(after)) * 4 / 3 + 20
-
-
-def test_cut_off_key_goes_from_the_end() -> None:
-    """A body that ended in the midst of the key does not keep the most of it."""
-    assert redacted(f"Bearer {KEY[:-1]}") == "Bearer [redacted]"
-    assert redacted(f"Bearer {KEY[: len(KEY) // 2]}") == "Bearer [redacted]"
-    assert redacted(f"Bearer {KEY[: SHORTEST_SECRET - 1]}") == f"Bearer {KEY[: SHORTEST_SECRET - 1]}"
 
 
 @given(st.binary(), st.binary(), st.sampled_from(list(SPELLINGS.values())))
@@ -94,7 +59,7 @@ def test_content_without_the_key_is_the_same(content: bytes) -> None:
     assert Redaction(KEY).content(content) is content
 
 
-@given(st.text(st.sampled_from(KEY[:6] + "%\\u002d"), max_size=40), st.text(st.characters(), max_size=9))
+@given(st.text(st.sampled_from(KEY[:6] + "\\u002d"), max_size=40), st.text(st.characters(), max_size=9))
 def test_no_key_is_left_amid_halves_of_it(before: str, after: str) -> None:
     """Beginnings of the key, and of its escapes, before it do not hide it."""
     left = Redaction(KEY).text(f"{before}{KEY}{after}")
@@ -104,10 +69,11 @@ def test_no_key_is_left_amid_halves_of_it(before: str, after: str) -> None:
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=80).filter(is_secret))
 def test_any_key_goes(key: str) -> None:
-    """Keys may have any printable characters, also those that mean something in patterns."""
-    spellings = (key, unicode(key), percent(key), json.dumps(key)[1:-1], quote(key))
-    text = " ".join(spellings) + " " + base64.b64encode(f"Bearer {key}".encode()).decode()
-    assert key not in redacted(text, key).replace("[redacted]", "\0")
+    """Keys may have any printable characters, also those that mean something in patterns and in JSON."""
+    as_json = json.dumps(key)[1:-1]
+    for spelled in (key, unicode(key), as_json, as_json.replace("/", "\\/")):
+        assert redacted(f"<{spelled}>", key) == "<[redacted]>"
+    assert key not in json.loads(redacted(json.dumps({"said": [key, f"Bearer {key}"]}), key))["said"]
 
 
 WORDS = [
@@ -131,7 +97,7 @@ SECRETS = ["sk-12345", "token-abc123", "correctHorse", "abcdefghijklmnopqrst", "
 @pytest.mark.parametrize("key", WORDS)
 def test_reply_keeps_a_key_that_may_be_a_word(key: str) -> None:
     """Servers that check no key are given any word, which models say too, and which JSON is made of."""
-    reply = f'{{"role":"{key}","created":1{key}5,"content":"A {key}, {unicode(key)} {percent(key)} {key}'.encode()
+    reply = f'{{"role":"{key}","created":1{key}5,"content":"A {key}, {unicode(key)} {key}'.encode()
     assert Redaction(key).content(reply) is reply
 
 
@@ -158,20 +124,6 @@ def test_key_of_a_few_characters_is_not_looked_for(key: str | None) -> None:
     assert Redaction(key).content(text.encode()) == text.encode()
     assert Redaction(key).text(text) == text
     assert Redaction(key).message(text) == text
-
-
-def test_keys_that_overlap_leave_nothing_of_either() -> None:
-    """Where the key begins again within itself, all of it goes, and what follows is kept once."""
-    key = "ab1cdeab1cde"
-    assert redacted(f"<{key}{key[6:]}{key[6:]}>", key) == "<[redacted]>"
-    assert redacted(f"<{key}{key[6:]}> {key}", key) == "<[redacted]> [redacted]"
-
-
-def test_key_within_a_longer_match_brings_nothing_back() -> None:
-    """Where one spelling is found within what goes already, the end of the longer one does not come back."""
-    code = base64.b64encode(f"user:{KEY}x".encode()).decode()
-    alone = redacted(f'"{code}"')
-    assert redacted(f'"{code}" {percent(KEY)}') == f"{alone} [redacted]"
 
 
 MESSAGES = {
@@ -201,7 +153,7 @@ def test_words_of_a_model_keep_what_looks_like_a_key() -> None:
     assert Redaction(KEY).content(text.encode()) == text.encode()
 
 
-@pytest.mark.parametrize("spelled", [SPELLINGS[name] for name in ("plain", "JSON in JSON", "URL twice", "mixed")])
+@pytest.mark.parametrize("spelled", [SPELLINGS[name] for name in ("plain", "mixed", "in upper-case digits")])
 @pytest.mark.parametrize("around", ["ö ", "%41\\u0041"])
 def test_key_goes_wherever_it_stands_in_a_large_body(spelled: str, around: str) -> None:
     """A large body is searched in pieces; a key that lies across their border is one still."""
@@ -211,17 +163,34 @@ def test_key_goes_wherever_it_stands_in_a_large_body(spelled: str, around: str) 
         assert found == start + REDACTED + b"\n" * 300_000
 
 
-def test_megabyte_is_searched_in_milliseconds() -> None:
-    """A large reply costs about a millisecond a megabyte, whether the key is in it or not."""
-    plain = b'{"content": "' + b"Some words of an answer, sk-can, with 100 % and more.\\n" * 18_000 + b'"}'
-    has_key = plain[:500_000] + KEY.encode() + plain[500_000:]
-    redaction = Redaction(KEY)
-    for content in (plain, has_key):
-        took_s = min(_took_s(redaction, content) for _ in range(5))
-        assert took_s < 0.02  # some 2 ms by itself; the tests run on busy machines
+@pytest.fixture
+def own_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the key be in use."""
+    monkeypatch.setattr(redaction, "KEYS_IN_USE", {})
+    keep_secret(KEY)
 
 
-def _took_s(redaction: Redaction, content: bytes) -> float:
-    started = time.perf_counter()
-    redaction.content(content)
-    return time.perf_counter() - started
+HIDDEN = KEY[:9] + "\x1b[0m" + KEY[9:15] + "\u200e" + KEY[15:]
+
+
+@pytest.mark.usefixtures("own_key")
+def test_key_in_use_is_in_no_text_that_leaves() -> None:
+    """Not on a terminal, which it would reach whole without the control characters in it; not in JSON, not in a log."""
+    for shown in (
+        printable(HIDDEN),
+        on_one_line(HIDDEN),
+        one_line(f"a\n{HIDDEN}", 60),
+        json_text({"error": f"x{KEY}x"}),
+    ):
+        assert "[redacted]" in shown
+        assert KEY not in shown
+    assert KEY not in log_line("error", "error", HIDDEN, reason=KEY)
+    assert without_keys(f"it was {KEY}") == "it was [redacted]"
+
+
+def test_word_in_use_as_a_key_stays_in_what_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths and names may have it; what a provider says is wrong with the key has not."""
+    monkeypatch.setattr(redaction, "KEYS_IN_USE", {})
+    keep_secret("ollama")
+    assert printable("ollama: /home/ollama/out.csv") == "ollama: /home/ollama/out.csv"
+    assert shown_message("the key 'ollama' is wrong") == "the key '[redacted]' is wrong"

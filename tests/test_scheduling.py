@@ -1,9 +1,10 @@
-"""`batchchat schedule`: what it prints runs as it says, and nothing is installed unless asked for."""
+"""`batchchat schedule` and docs/nightly.md: what they print runs as they say."""
 
 from __future__ import annotations
 
+import ast
 import json
-import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from batchchat.cli import main
 from batchchat.errors import UsageError
-from batchchat.scheduling import LONGEST_LINE, Nightly, crontab_block, crontab_with, github_workflow, systemd_units
+from batchchat.scheduling import EXIT_CODES, LONGEST_LINE, Nightly, crontab_lines, systemd_units
 from tests.running import ROOT, batchchat, write_csv, write_job
 
 CRON = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "LOGNAME": "nobody"}
@@ -160,85 +162,15 @@ NIGHTLY = Nightly(Path("/srv/jobs/triage.yaml"), "triage", time(2, 0), "OXEN_API
 def test_line_too_long_for_cron_is_refused() -> None:
     """Cron would cut it, or refuse the whole crontab."""
     deep = Nightly(Path("/srv", *["x" * 200] * 5, "triage.yaml"), "triage", time(2, 0), None)
-    assert len(cron_line(crontab_block(NIGHTLY))) < LONGEST_LINE
+    assert len(cron_line(crontab_lines(NIGHTLY))) < LONGEST_LINE
     with pytest.raises(UsageError, match=f"cron takes {LONGEST_LINE}"):
-        crontab_block(deep)
+        crontab_lines(deep)
 
 
 def test_name_with_a_line_end_is_refused() -> None:
     """It would begin a line of its own in the crontab."""
     with pytest.raises(UsageError, match="rename it"):
         Nightly(Path("/srv/a\n* * * * * rm/job.yaml"), "triage", time(2, 0), None)
-
-
-def test_job_has_one_block_in_a_crontab() -> None:
-    """Installing again takes the place of the job's own lines, and leaves all others, to the byte, where they are."""
-    others = "MAILTO=me@example.org\n\n# mine\n*/5 * * * * true # \udcff"
-    once = crontab_with(NIGHTLY, others)
-    assert once == f"{others}\n{crontab_block(NIGHTLY)}"
-    later = Nightly(NIGHTLY.job, "triage", time(3, 0), None)
-    assert crontab_with(later, once + "@daily true\n") == f"{others}\n@daily true\n{crontab_block(later)}"
-    second = Nightly(Path("/srv/other/triage.yaml"), "triage", time(2, 0), None)
-    assert crontab_with(second, once) == once + crontab_block(second)
-    assert crontab_with(NIGHTLY, "") == crontab_block(NIGHTLY)
-
-
-def test_half_a_block_is_not_guessed_at() -> None:
-    """Where somebody has taken the end away, nothing is replaced."""
-    with pytest.raises(UsageError, match="crontab -e"):
-        crontab_with(NIGHTLY, crontab_block(NIGHTLY).replace("# END", "# end"))
-
-
-CRONTAB = """#!/bin/sh
-case "$1" in
--l) [ -f "$HOME/crontab" ] && cat "$HOME/crontab" || { echo "no crontab for me" >&2; exit 1; } ;;
--) cat > "$HOME/crontab" ;;
-esac
-"""
-SYSTEMCTL = '#!/bin/sh\necho "$@" >> "$HOME/systemctl"\n'
-
-
-def with_command(folder: Path, name: str, script: str) -> dict[str, str]:
-    """Put a command in the place of a system's; return the environment that has it."""
-    (folder / "bin").mkdir(exist_ok=True)
-    (folder / "bin" / name).write_text(script)
-    (folder / "bin" / name).chmod(0o755)
-    return {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "HOME": str(folder), "XDG_CONFIG_HOME": ""}
-
-
-def test_crontab_is_installed_only_when_asked_for(place: Place, tmp_path: Path) -> None:
-    """Without --install the crontab is not touched; with it, twice, it has the line once."""
-    env = with_command(tmp_path, "crontab", CRONTAB)
-    assert batchchat("schedule", place.job, "--at", "02:05", env=env).code == 0
-    assert not (tmp_path / "crontab").exists()
-    (tmp_path / "crontab").write_text("@daily true\n")
-    for _ in range(2):
-        ended = batchchat("schedule", place.job, "--at", "02:05", "--install", env=env)
-        assert (ended.code, ended.stdout) == (0, ""), ended.stderr
-    installed = (tmp_path / "crontab").read_text()
-    assert installed.startswith("@daily true\n# BEGIN batchchat-job-")
-    assert installed.count("-m batchchat run") == 1
-    assert as_cron_runs(cron_line(installed.removeprefix("@daily true\n")), tmp_path) == 0
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("#!/bin/sh\necho 'you may not use crontab' >&2; exit 1\n", "you may not use crontab"),
-        (None, "cannot be started"),
-    ],
-)
-def test_crontab_that_cannot_be_read_is_not_replaced(
-    script: str | None, words: str, place: Place, tmp_path: Path
-) -> None:
-    """An error of crontab is told, and so is that there is none; neither is taken for an empty crontab."""
-    env = with_command(tmp_path, "crontab", script or "")
-    if script is None:
-        (tmp_path / "bin" / "crontab").unlink()
-        env["PATH"] = str(tmp_path / "bin")
-    ended = batchchat("schedule", place.job, "--at", "02:05", "--install", env=env)
-    assert ended.code == 2
-    assert words in ended.stderr
 
 
 def test_systemd_timer_is_what_systemd_takes(place: Place, tmp_path: Path) -> None:
@@ -256,45 +188,50 @@ def test_systemd_timer_is_what_systemd_takes(place: Place, tmp_path: Path) -> No
     assert said == []
 
 
-def test_systemd_units_are_installed_and_enabled(place: Place, tmp_path: Path) -> None:
-    """The two files are in the user's folder, and systemd is told of them; printed, they are only printed."""
-    env = with_command(tmp_path, "systemctl", SYSTEMCTL)
-    printed = batchchat("schedule", place.job, "--at", "02:05", "--systemd", env=env)
+def test_systemd_units_are_printed_under_their_names(place: Place) -> None:
+    """Each unit stands below its file's name, and the timer has the time."""
+    printed = batchchat("schedule", place.job, "--at", "02:05", "--systemd")
+    names = re.findall(r"^# (\S+)\.(service|timer)$", printed.stdout, re.MULTILINE)
+    assert [kind for _, kind in names] == ["service", "timer"]
+    assert len({name for name, _ in names}) == 1
     assert "OnCalendar=*-*-* 02:05:00" in printed.stdout
-    assert not (tmp_path / ".config").exists()
-    assert not (tmp_path / "systemctl").exists()
-    assert batchchat("schedule", place.job, "--at", "02:05", "--systemd", "--install", env=env).code == 0
-    timer, service = sorted(path.name for path in (tmp_path / ".config/systemd/user").iterdir())[::-1]
-    assert (timer.removesuffix(".timer"), timer[-6:]) == (service.removesuffix(".service"), ".timer")
-    told = (tmp_path / "systemctl").read_text().splitlines()
-    assert told[1:] == ["--user daemon-reload", f"--user enable --now {timer}"]
 
 
-def test_workflow_runs_the_job_from_the_repositorys_root(place: Place) -> None:
-    """Its paths count from the root, the key is named and stays where GitHub keeps it, and the checkpoint is kept."""
-    nightly = Nightly(place.job, "a ${{ github.token }}: 'job'", time(2, 5), "GROQ_API_KEY")
-    text = github_workflow(
-        nightly, place.folder.parent, place.state / "job.sqlite", place.folder / "out.parquet", "0.1.0"
+PAGE = (ROOT / "docs" / "nightly.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Return the page's blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_snippets_of_the_page_can_be_read() -> None:
+    """The workflow and the manifest are YAML, the Airflow task is Python; a retry spares what cannot pass."""
+    workflow, cron_job = (yaml.safe_load(block) for block in blocks("yaml"))
+    kept = [step["with"] for step in workflow["jobs"]["run"]["steps"] if "cache" in step.get("uses", "")]
+    assert (kept[0]["path"], kept[0]["key"]) == (kept[1]["path"], kept[1]["key"])
+    (rule,) = cron_job["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [1, 2, 4]
+    for block in blocks("python"):
+        ast.parse(block)
+
+
+def test_commands_of_the_page_have_the_options_that_there_are() -> None:
+    """Each `batchchat` command of the page names a command, and options that it has."""
+    lines = "\n".join([*blocks("console"), *blocks("yaml")])
+    found = re.findall(r"batchchat (run|schedule) ([^|)\n]*)", lines)
+    assert len(found) >= 4
+    for name, arguments in found:
+        options = {option for param in main.commands[name].params for option in param.opts}
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= options
+    assert set(re.findall(r"`(--[a-z-]+)", PAGE)) <= {
+        option for param in main.commands["run"].params for option in param.opts
+    }
+
+
+def test_exit_codes_of_the_page_are_those_of_the_schedule() -> None:
+    """The page's table has each exit code once."""
+    cells = re.findall(r"^\| ([\d, ]+) \|", PAGE, re.MULTILINE)
+    assert sorted(re.findall(r"\d+", " ".join(cells))) == sorted(
+        code for line in EXIT_CODES for code in re.findall(r"\d+", line.partition(":")[0])
     )
-    workflow = yaml.safe_load(text)
-    assert workflow[True]["schedule"] == [{"cron": "5 2 * * *"}]
-    job = workflow["jobs"]["run"]
-    assert job["env"] == {"JOB": f"{place.folder.name}/job.yaml"}
-    run = next(step for step in job["steps"] if "batchchat run" in step.get("run", ""))
-    assert run["env"] == {"GROQ_API_KEY": "${{ secrets.GROQ_API_KEY }}"}
-    kept = [step["with"] for step in job["steps"] if "cache" in step.get("uses", "")]
-    assert kept[0]["key"] == kept[1]["key"]
-    assert kept[0]["path"] == kept[1]["path"] == f"{place.folder.name}/.batchchat/job.sqlite*"
-    assert "${{ github.token" not in workflow["name"]
-    assert "UTC" in text
-
-
-def test_workflow_is_written_into_the_repository(place: Place) -> None:
-    """With --install it is a file among the repository's workflows; outside of one there is nothing to install."""
-    outside = batchchat("schedule", place.job, "--at", "02:05", "--github")
-    assert (outside.code, outside.stdout) == (2, "")
-    assert "in no git repository" in outside.stderr
-    (place.folder / ".git").mkdir()
-    assert batchchat("schedule", place.job, "--at", "02:05", "--github", "--install").code == 0
-    (written,) = (place.folder / ".github/workflows").iterdir()
-    assert written.read_text() == batchchat("schedule", place.job, "--at", "02:05", "--github").stdout

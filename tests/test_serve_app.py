@@ -46,11 +46,11 @@ def test_plain_reply_has_the_wire_shape(client: httpx.Client) -> None:
     assert reply["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "[stand-in] Hello there. Key words: hello."},
+            "message": {"role": "assistant", "content": "[stand-in] Hello there."},
             "finish_reason": "stop",
         }
     ]
-    assert reply["usage"] == {"prompt_tokens": 10, "completion_tokens": 11, "total_tokens": 21}
+    assert reply["usage"] == {"prompt_tokens": 10, "completion_tokens": 6, "total_tokens": 16}
 
 
 def test_same_meaning_gives_same_reply(client: httpx.Client) -> None:
@@ -72,7 +72,6 @@ def test_same_meaning_gives_same_reply(client: httpx.Client) -> None:
         ({"model": None, "messages": []}, 400, {"error": {"message": "You must specify a model to call"}}),
         ({"model": "no-such-model"}, 404, {"error": {"message": "Model not found: no-such-model"}}),
         ({"model": "gpt-nonexistent"}, 404, {"error": {"message": "Model not found: gpt-nonexistent"}}),
-        ({"model": "zzz"}, 404, {"error": {"message": "Model not found: zzz"}}),
         ({"model": "gpt-5"}, 400, {"error": {"message": "Messages array cannot be empty"}}),
         ({"model": "meta/llama-3", "messages": []}, 400, {"error": {"message": "Messages array cannot be empty"}}),
     ],
@@ -86,54 +85,39 @@ def test_documented_errors_are_verbatim(client: httpx.Client, body: Any, status:
 @pytest.mark.parametrize(
     ("change", "detail"),
     [
-        ({"messages": "hi"}, 'messages is "hi"; it must be an array'),
-        ({"messages": [1]}, "messages[0] is 1; it must be an object"),
+        ({"messages": "hi"}, 'messages: "hi" is not of type "array"'),
+        ({"messages": [1]}, 'messages[0]: 1 is not of type "object"'),
         (
             {"messages": [{"role": "developer", "content": "x"}]},
-            'messages[0].role is "developer"; it must be one of system, user, assistant, tool',
+            'messages[0].role: "developer" is not one of "system", "user" or 2 other candidates',
         ),
-        (
-            {"messages": [{"role": "user"}]},
-            "messages[0].content is null; it must be a string or an array of parts",
-        ),
-        ({"temperature": 2.5}, "temperature is 2.5; it must be a number from 0 to 2"),
-        ({"temperature": True}, "temperature is true; it must be a number from 0 to 2"),
-        ({"max_tokens": 0}, "max_tokens is 0; it must be a whole number of at least 1"),
-        ({"max_tokens": 1.5}, "max_tokens is 1.5; it must be a whole number of at least 1"),
-        ({"stream": "yes"}, 'stream is "yes"; it must be true or false'),
-        ({"stream_options": 1}, "stream_options is 1; it must be an object"),
-        ({"max_completion_tokens": 0}, "max_completion_tokens is 0; it must be a whole number of at least 1"),
-        ({"n": 9}, "n is 9; it must be a whole number from 1 to 8"),
-        ({"seed": "x"}, 'seed is "x"; it must be a whole number'),
-        (
-            {"stop": ["a", "b", "c", "d", "e"]},
-            "stop is an array; it must be a string or up to 4 strings, none of them empty",
-        ),
-        ({"stop": ""}, 'stop is ""; it must be a string or up to 4 strings, none of them empty'),
-        ({"top_logprobs": 2}, "top_logprobs is 2; it needs logprobs to be true"),
-        (
-            {"logprobs": True, "top_logprobs": 21},
-            "top_logprobs is 21; it must be a whole number from 0 to 20",
-        ),
+        ({"messages": [{"role": "user"}]}, 'messages[0]: "content" is a required property'),
+        ({"temperature": 2.5}, "temperature: 2.5 is greater than the maximum of 2"),
+        ({"temperature": True}, 'temperature: true is not of types "null", "number"'),
+        ({"max_tokens": 0}, "max_tokens: 0 is less than the minimum of 1"),
+        ({"max_tokens": 1.5}, 'max_tokens: 1.5 is not of types "null", "integer"'),
+        ({"max_completion_tokens": 0}, "max_completion_tokens: 0 is less than the minimum of 1"),
+        ({"stream": "yes"}, 'stream: "yes" is not of types "null", "boolean"'),
+        ({"stream_options": 1}, 'stream_options: 1 is not of types "null", "object"'),
+        ({"n": 9}, "n: 9 is greater than the maximum of 8"),
+        ({"seed": "x"}, 'seed: "x" is not of types "null", "integer"'),
+        ({"stop": ["a", "b", "c", "d", "e"]}, 'stop: ["a","b","c","d","e"] has more than 4 items'),
+        ({"stop": ""}, 'stop: "" is shorter than 1 character'),
+        ({"top_logprobs": 2}, 'the body: "logprobs" is a required property'),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs: 21 is greater than the maximum of 20"),
         (
             {"response_format": {"type": "xml"}},
-            "response_format is an object; its type must be text, json_object or json_schema",
+            'response_format.type: "xml" is not one of "text", "json_object" or "json_schema"',
         ),
+        ({"response_format": {"type": "json_schema"}}, 'response_format: "json_schema" is a required property'),
         (
-            {"response_format": {"type": "json_schema"}},
-            "response_format.json_schema is null; it must be an object with a schema",
-        ),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "text"}}}},
-            (
-                "response_format.json_schema.schema: #/type must be one or more of object, array, string, number, "
-                "integer, boolean, null"
-            ),
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"minLength": "1"}}}},
+            'response_format.json_schema.schema: it is not a JSON Schema ("1" is not of type "integer")',
         ),
     ],
 )
 def test_malformed_field_is_named(client: httpx.Client, change: dict[str, Any], detail: str) -> None:
-    """A field of the wrong type is 400 invalid_params, with the field, the value found and what is allowed."""
+    """A field of the wrong type is 400 invalid_params, with the field and what is wrong with it."""
     body = {"model": "gpt-5", "messages": [{"role": "user", "content": "x"}], **change}
     response = client.post("/chat/completions", json=body)
     assert response.status_code == 400
@@ -156,10 +140,10 @@ def test_body_that_is_no_object_is_refused(client: httpx.Client, body: bytes) ->
 
 
 def test_odd_characters_are_answered(client: httpx.Client) -> None:
-    """Escapes of lone surrogates and NULs, which Python clients send, are answered."""
-    body = b'{"model":"gpt-5","messages":[{"role":"user","content":"a \\ud800 b \\u0000 c."}]}'
+    """An escaped NUL is answered."""
+    body = b'{"model":"gpt-5","messages":[{"role":"user","content":"a b \\u0000 c."}]}'
     response = client.post("/chat/completions", content=body)
-    assert content_of(response) == "[stand-in] a \ufffd b c."
+    assert content_of(response) == "[stand-in] a b c."
 
 
 def test_unknown_parameters_are_ignored(client: httpx.Client) -> None:
@@ -192,31 +176,19 @@ def test_newer_name_of_max_tokens_counts_too(client: httpx.Client) -> None:
     assert content_of(chat(client, max_completion_tokens=5, max_tokens=50)) == cut
 
 
-@pytest.mark.parametrize("stop", [" Key", ["never", " Key", "words"]])
+@pytest.mark.parametrize("stop", [" there", ["never", " there", "."]])
 def test_stop_ends_the_text_before_it(client: httpx.Client, stop: Any) -> None:
     """The text ends before the first of the sequences, with the finish_reason of a whole answer."""
     choice = chat(client, stop=stop).json()["choices"][0]
-    assert (choice["message"]["content"], choice["finish_reason"]) == ("[stand-in] Hello there.", "stop")
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("[stand-in] Hello", "stop")
 
 
-def test_several_choices_differ(client: httpx.Client) -> None:
-    """`n` choices are numbered and differ, and their tokens are summed; the first is the one of a single choice."""
+def test_several_choices_are_numbered(client: httpx.Client) -> None:
+    """`n` choices are numbered, each is the answer of a single choice, and their tokens are summed."""
     one, three = chat(client).json(), chat(client, n=3).json()
-    assert [choice["index"] for choice in three["choices"]] == [0, 1, 2]
-    contents = [choice["message"]["content"] for choice in three["choices"]]
-    assert contents[0] == one["choices"][0]["message"]["content"]
-    assert len(set(contents)) == 3
+    assert three["choices"] == [{**one["choices"][0], "index": index} for index in range(3)]
     assert three["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"]
-    assert three["usage"]["completion_tokens"] == 11 + 13 + 13
-
-
-def test_several_choices_of_a_schema_fit_it(client: httpx.Client) -> None:
-    """Every choice is an instance of the schema, and the last word on a label is the same in all."""
-    schema = {"type": "object", "properties": {"tag": {"type": "string"}, "n": {"const": 1}}}
-    response_format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    choices = chat(client, "Parcel late", n=2, response_format=response_format).json()["choices"]
-    found = [json.loads(choice["message"]["content"]) for choice in choices]
-    assert found == [{"tag": "parcel", "n": 1}, {"tag": "late", "n": 1}]
+    assert three["usage"]["completion_tokens"] == 3 * 6
 
 
 def test_logprobs_cover_the_text(client: httpx.Client) -> None:
@@ -229,32 +201,6 @@ def test_logprobs_cover_the_text(client: httpx.Client) -> None:
     assert all([top["token"] for top in entry["top_logprobs"]][:1] == [entry["token"]] for entry in entries)
     assert {len(entry["top_logprobs"]) for entry in entries} == {2}
     assert "logprobs" not in chat(client).json()["choices"][0]
-
-
-def test_schema_in_the_prompt_is_answered(client: httpx.Client) -> None:
-    """A schema that the prompt spells out is met, also with json_object alone, and is not what the answer is about."""
-    schema = {
-        "type": "object",
-        "properties": {"mood": {"enum": ["positive", "negative"]}, "summary": {"type": "string"}},
-    }
-    prompt = (
-        f"I love it.\n\nAnswer with one JSON object that fits this JSON Schema, and nothing else:\n{json.dumps(schema)}"
-    )
-    expected = {"mood": "positive", "summary": "I love it."}
-    assert json.loads(content_of(chat(client, prompt, response_format={"type": "json_object"}))) == expected
-    assert json.loads(content_of(chat(client, prompt))) == expected
-
-
-def test_correction_is_not_what_the_answer_is_about(client: httpx.Client) -> None:
-    """After a correction the answer is about the first question, by the schema in it."""
-    schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
-    messages = [
-        {"role": "user", "content": f"I love it.\nFit this JSON Schema: {json.dumps(schema)}"},
-        {"role": "assistant", "content": "No."},
-        {"role": "user", "content": "That does not fit the JSON Schema: it is no object. Send the corrected JSON."},
-    ]
-    reply = client.post("/chat/completions", json={"model": "gpt-5", "messages": messages})
-    assert json.loads(content_of(reply)) == {"summary": "I love it."}
 
 
 @pytest.mark.parametrize(
@@ -274,20 +220,19 @@ def test_listed_option_is_chosen_by_words(client: httpx.Client, ticket: str, lab
 
 def test_options_in_user_message_are_found(client: httpx.Client) -> None:
     """Options may stand in the user message; the sentence that lists them is not what they are chosen by."""
-    prompt = "Is the review good? Answer with one word: positive, negative or neutral\n\nNot good, it broke at once."
+    prompt = "Is the review good? Answer with one word: positive, negative or neutral\n\nIt broke at once, a waste."
     assert content_of(chat(client, prompt)) == "negative"
 
 
-def test_json_object_answers_what_is_listed(client: httpx.Client) -> None:
-    """A json_object answer is an object: items where a list is asked for, named keys where they are named."""
+def test_json_object_is_an_object(client: httpx.Client) -> None:
+    """A json_object answer is an object, with the keys that the prompt names in quotes."""
     response_format = {"type": "json_object"}
-    listed = chat(client, "List 3 colors as a JSON array", response_format=response_format)
-    assert json.loads(content_of(listed)) == {"items": ["red", "green", "blue"]}
-    keyed = chat(
-        client, "The kettle is great.", system='Return JSON with the keys "summary" and "sentiment".',
-        response_format=response_format,
-    )  # fmt: skip
-    assert json.loads(content_of(keyed)) == {"summary": "The kettle is great.", "sentiment": "positive"}
+    assert json.loads(content_of(chat(client, response_format=response_format))) == {
+        "answer": "[stand-in] Hello there."
+    }
+    system = 'Return JSON with the keys "summary" and "sentiment".'
+    keyed = content_of(chat(client, "A great kettle.", system=system, response_format=response_format))
+    assert json.loads(keyed) == {"summary": "A great kettle.", "sentiment": "A great kettle."}
 
 
 def test_summary_is_the_first_sentence(client: httpx.Client) -> None:
@@ -298,10 +243,12 @@ def test_summary_is_the_first_sentence(client: httpx.Client) -> None:
 
 def test_unmakeable_schema_is_refused(client: httpx.Client) -> None:
     """A schema that nothing meets is 400, never an invalid answer."""
-    schema = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+    schema = {"type": "object", "properties": {"code": {"type": "string", "pattern": "^X{7}$"}}, "required": ["code"]}
     response = chat(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
     assert response.status_code == 400
-    assert "nested without end" in response.json()["error"]["detail"]
+    assert response.json()["error"]["detail"].endswith(
+        "the embedded endpoint finds no value for code that fits the pattern '^X{7}$'"
+    )
 
 
 def test_unknown_route_and_method(client: httpx.Client) -> None:
@@ -321,7 +268,7 @@ def test_models_are_listed_as_oxen_lists_them(client: httpx.Client) -> None:
         "created": 0,
         "owned_by": "anthropic",
         "endpoint": "/chat/completions",
-        "capabilities": {"input": ["text", "image", "video", "audio", "file"], "output": ["text"]},
+        "capabilities": {"input": ["text", "image", "video"], "output": ["text"]},
         "pricing": {"method": "token", "input_cost_per_token": 0.0, "output_cost_per_token": 0.0},
         "model_type": "base",
         "deployments": [],

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
+from tests.odd_replies import respond
 
 MODEL = "gpt-4o-mini"
 WEATHER: ChatCompletionToolParam = {
@@ -58,10 +59,10 @@ def client(endpoint: EmbeddedEndpoint, request: pytest.FixtureRequest) -> Iterat
 def test_text_is_answered(client: openai.OpenAI) -> None:
     """A plain question gets a text, a finish_reason and a usage."""
     completion = client.chat.completions.create(model=MODEL, messages=HELLO, temperature=0, max_tokens=100)
-    assert completion.choices[0].message.content == "[stand-in] Hello there. Key words: hello."
+    assert completion.choices[0].message.content == "[stand-in] Hello there."
     assert completion.choices[0].finish_reason == "stop"
     assert completion.usage is not None
-    assert completion.usage.total_tokens == 21
+    assert completion.usage.total_tokens == 16
     assert completion.object == "chat.completion"
 
 
@@ -76,7 +77,7 @@ def test_stream_is_read(client: openai.OpenAI) -> None:
     assert chunks[0].choices[0].delta.role == "assistant"
     contents = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
     assert "".join(content or "" for content in contents) == plain.choices[0].message.content
-    assert len(contents) > 5
+    assert len(contents) == 5
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage == plain.usage
 
@@ -111,11 +112,11 @@ def test_tool_call_is_streamed(client: openai.OpenAI) -> None:
 
 
 def test_json_mode_gives_json(client: openai.OpenAI) -> None:
-    """Three colours come as three items of a JSON object."""
+    """Three colours come as a list of three in a JSON object."""
     completion = client.chat.completions.create(
         model=MODEL, messages=user("List 3 colors as a JSON array"), response_format={"type": "json_object"}
     )
-    assert json.loads(completion.choices[0].message.content or "") == {"items": ["red", "green", "blue"]}
+    assert json.loads(completion.choices[0].message.content or "") == {"colors": ["colors 1", "colors 2", "colors 3"]}
 
 
 class Ticket(BaseModel):
@@ -123,7 +124,8 @@ class Ticket(BaseModel):
 
     summary: str
     is_urgent: bool
-    days: list[int]
+    days: int
+    dates: list[int]
 
 
 def test_pydantic_model_is_parsed(client: openai.OpenAI) -> None:
@@ -133,7 +135,7 @@ def test_pydantic_model_is_parsed(client: openai.OpenAI) -> None:
     )
     parsed = completion.choices[0].message.parsed
     assert parsed is not None
-    assert (parsed.summary, parsed.is_urgent, parsed.days[0]) == ("My parcel is 3 days late, urgent!", True, 3)
+    assert parsed == Ticket(summary="My parcel is 3 days late, urgent!", is_urgent=True, days=3, dates=[])
 
 
 def png(width: int, height: int) -> bytes:
@@ -171,12 +173,12 @@ def test_further_parameters_are_obeyed(client: openai.OpenAI) -> None:
 
     def asked() -> Any:
         return client.chat.completions.create(
-            model=MODEL, messages=HELLO, n=2, stop=[" Key"], seed=7, logprobs=True, top_logprobs=2
+            model=MODEL, messages=HELLO, n=2, stop=[" there"], seed=7, logprobs=True, top_logprobs=2
         )
 
     completion = asked()
-    assert [choice.message.content for choice in completion.choices] == ["[stand-in] Hello there."] * 2
-    assert [entry.token for entry in completion.choices[0].logprobs.content] == ["[stand-in]", " Hello", " there."]
+    assert [choice.message.content for choice in completion.choices] == ["[stand-in] Hello"] * 2
+    assert [entry.token for entry in completion.choices[0].logprobs.content] == ["[stand-in]", " Hello"]
     assert len(completion.choices[0].logprobs.content[0].top_logprobs) == 2
     assert asked() == completion
 
@@ -238,9 +240,10 @@ def test_empty_account_is_an_error_of_its_status() -> None:
 
 
 @pytest.mark.parametrize("name", ["error-event", "error-data"])
-def test_error_within_a_stream_is_raised(client: openai.OpenAI, name: str) -> None:
+def test_error_within_a_stream_is_raised(name: str) -> None:
     """An error that comes after the first words is raised where they are read."""
-    stream = client.chat.completions.create(model=f"odd/{name}", messages=HELLO, stream=True)
-    assert next(iter(stream)).choices[0].delta.role == "assistant"
-    with pytest.raises(openai.APIError, match="The upstream connection was lost"):
-        list(stream)
+    with EmbeddedEndpoint(ServeSettings(), respond=respond) as endpoint, client_of(endpoint) as client:
+        stream = client.chat.completions.create(model=f"odd/{name}", messages=HELLO, stream=True)
+        assert next(iter(stream)).choices[0].delta.role == "assistant"
+        with pytest.raises(openai.APIError, match="The upstream connection was lost"):
+            list(stream)

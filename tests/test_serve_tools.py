@@ -6,10 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from batchchat.serve.phrase import named_things
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 
@@ -87,19 +84,12 @@ def test_call_has_the_wire_shape(client: httpx.Client) -> None:
     ("content", "calls"),
     [
         ("What is the weather in San Francisco?", [("get_weather", {"location": "San Francisco"})]),
-        ("weather in san francisco today", [("get_weather", {"location": "san francisco"})]),
         (
-            "Weather in Paris, Lima and Tokyo, please",
-            [("get_weather", {"location": place}) for place in ("Paris", "Lima", "Tokyo")],
-        ),
-        ("How is the weather in Paris, France?", [("get_weather", {"location": "Paris, France"})]),
-        (
-            "Price of AAPL and the weather in Austin, TX?",
-            [("get_stock_price", {"symbol": "AAPL"}), ("get_weather", {"location": "Austin, TX"})],
-        ),
-        (
-            "The weather and the stock price in Rome",
-            [("get_weather", {"location": "Rome"}), ("get_stock_price", {"symbol": "Rome"})],
+            "What is the weather and the stock price in Rome?",
+            [
+                ("get_weather", {"location": "Rome"}),
+                ("get_stock_price", {"symbol": "What is the weather and the stock price in Rome?"}),
+            ],
         ),
         ("Search the web for 3 red shoes", [("search_web", {"query": "Search the web for 3 red shoes", "count": 3})]),
         ("Hello, how are you?", []),
@@ -108,21 +98,21 @@ def test_call_has_the_wire_shape(client: httpx.Client) -> None:
 def test_words_of_the_message_choose_the_calls(
     client: httpx.Client, content: str, calls: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """In auto the tools are called that the message speaks for, once for each thing that it names, or none."""
+    """In auto the tools are called whose names the message speaks for, or none."""
     assert calls_of(ask(client, content, tools=ALL)) == calls
     assert calls_of(ask(client, content, tools=ALL, tool_choice="auto")) == calls
 
 
 def test_one_call_when_not_parallel(client: httpx.Client) -> None:
     """With parallel_tool_calls false there is one call, the first."""
-    reply = ask(client, "Weather in Paris and Tokyo", tools=ALL, parallel_tool_calls=False)
+    reply = ask(client, "Weather and stock price in Paris", tools=ALL, parallel_tool_calls=False)
     assert calls_of(reply) == [("get_weather", {"location": "Paris"})]
 
 
 def test_ids_are_the_same_each_time_and_differ(client: httpx.Client) -> None:
     """The same request gives the same ids; no two calls of a reply, nor of two requests, have one id."""
     replies = [
-        ask(client, f"Weather in {place} and Tokyo", tools=ALL, n=2).json() for place in ("Rome", "Oslo", "Rome")
+        ask(client, f"Weather and stock price in {place}", tools=ALL, n=2).json() for place in ("Rome", "Oslo", "Rome")
     ]
     ids = [[call["id"] for choice in reply["choices"] for call in choice["message"]["tool_calls"]] for reply in replies]
     assert ids[0] == ids[2]
@@ -133,7 +123,7 @@ def test_none_is_never_called(client: httpx.Client) -> None:
     """With tool_choice none the answer is text."""
     choice = choice_of(ask(client, "What is the weather in Rome?", tools=ALL, tool_choice="none"))
     assert choice["finish_reason"] == "stop"
-    assert choice["message"]["content"].startswith("[stand-in] What is the weather in Rome?")
+    assert choice["message"]["content"] == "[stand-in] What is the weather in Rome?"
 
 
 def test_required_always_calls(client: httpx.Client) -> None:
@@ -148,7 +138,7 @@ def test_named_tool_is_called(client: httpx.Client) -> None:
     """A tool that tool_choice names is called whatever the message says, and ends with tool_calls."""
     reply = ask(client, "Hello there", tools=ALL, tool_choice=NAMED)
     assert choice_of(reply)["finish_reason"] == "tool_calls"
-    assert calls_of(reply) == [("search_web", {"query": "Hello there", "count": 4})]
+    assert calls_of(reply) == [("search_web", {"query": "Hello there", "count": 0})]
 
 
 def test_result_is_quoted(client: httpx.Client) -> None:
@@ -167,13 +157,21 @@ def test_tool_without_parameters_takes_none(client: httpx.Client) -> None:
 
 
 def test_arguments_obey_the_schema(client: httpx.Client) -> None:
-    """A place that the schema does not allow gives way to one that it does; properties of every type are filled."""
+    """A place is cut to what the schema allows; properties of every type are filled."""
     short = tool(
         "get_weather", "", (), city={"type": "string", "maxLength": 3}, unit={"enum": ["c", "f"]}, days={"const": 2}
     )
     ((_, arguments),) = calls_of(ask(client, "Weather in Nairobi", tools=[short]))
-    assert arguments == {"city": "Wea", "unit": arguments["unit"], "days": 2}
+    assert arguments == {"city": "Nai", "unit": arguments["unit"], "days": 2}
     assert arguments["unit"] in ("c", "f")
+
+
+def test_parameters_that_cannot_be_met_are_refused(client: httpx.Client) -> None:
+    """A tool whose arguments cannot be made is 400, with its name."""
+    code = tool("enter_code", "", ("code",), code={"type": "string", "pattern": "^X{7}$"})
+    response = ask(client, "Enter it", tools=[code], tool_choice="required")
+    assert response.status_code == 400
+    assert response.json()["error"]["detail"].startswith("the parameters of the tool enter_code: the embedded endpoint")
 
 
 def test_tools_cost_prompt_tokens(client: httpx.Client) -> None:
@@ -189,56 +187,38 @@ def test_tools_cost_prompt_tokens(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("change", "detail"),
     [
-        ({"tools": 1}, "tools is 1; it must be an array of at most 128"),
-        ({"tools": [1]}, "tools[0] is 1; it must be an object with the type function and a function"),
+        ({"tools": 1}, 'tools: 1 is not of types "null", "array"'),
+        ({"tools": [1]}, 'tools[0]: 1 is not of type "object"'),
         (
             {"tools": [{"type": "function", "function": {"name": "a b"}}]},
-            'tools[0].function.name is "a b"; it must be 1 to 64 letters, digits, underscores and dashes',
+            'tools[0].function.name: "a b" does not match "^[A-Za-z0-9_.-]{1,64}$"',
         ),
         (
             {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "array"}}}]},
-            "tools[0].function.parameters is an object; it must be a JSON Schema of the type object",
+            'tools[0].function.parameters.type: "object" was expected',
         ),
         (
             {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"properties": 1}}}]},
-            "tools[0].function.parameters: #/properties must be an object",
+            'tools[0].function.parameters: it is not a JSON Schema (1 is not of type "object")',
         ),
-        ({"tool_choice": "required"}, "tool_choice needs tools, and there are none"),
-        (
-            {"tools": ALL, "tool_choice": "any"},
-            (
-                'tool_choice is "any"; it must be none, auto, required, or an object with the type function and a '
-                "function that has a name"
-            ),
-        ),
+        ({"tool_choice": "required"}, "tool_choice asks for a tool that is not among the tools"),
+        ({"tools": ALL, "tool_choice": "any"}, 'tool_choice: "any" is not one of "none", "auto" or "required"'),
         (
             {"tools": ALL, "tool_choice": {"type": "function", "function": {"name": "fly"}}},
-            'tool_choice.function.name is "fly"; it must be one of the tools: get_weather, get_stock_price, search_web',
+            "tool_choice asks for a tool that is not among the tools",
         ),
-        ({"tools": ALL, "parallel_tool_calls": 1}, "parallel_tool_calls is 1; it must be true or false"),
+        ({"tools": ALL, "parallel_tool_calls": 1}, 'parallel_tool_calls: 1 is not of types "null", "boolean"'),
         (
             {"messages": [ASKED, CALLED, {"role": "tool", "content": "x"}]},
-            "messages[2].tool_call_id is null; it must be the id of the tool call that this answers",
+            'messages[2]: "tool_call_id" is a required property',
         ),
         (
             {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"id": "x"}]}]},
-            (
-                "messages[1].tool_calls[0] is an object; it must be an object with an id and a function with name and "
-                "arguments, all of them strings"
-            ),
+            'messages[1].tool_calls[0]: "function" is a required property',
         ),
     ],
 )
 def test_malformed_tools_are_refused(client: httpx.Client, change: dict[str, Any], detail: str) -> None:
-    """What is wrong with tools, their choice or the messages about them is 400, with what is allowed."""
+    """What is wrong with tools, their choice or the messages about them is 400, with the place."""
     response = client.post("/chat/completions", json={"model": "gpt-5", "messages": [ASKED], **change})
     assert (response.status_code, response.json()["error"]["detail"]) == (400, detail)
-
-
-@given(st.text(), st.sampled_from(["in ", "for ", "of Paris, ", " and Rome", ""]))
-def test_things_are_words_of_the_text(text: str, around: str) -> None:
-    """What a text names stands in the text as it is spelled, and no thing twice."""
-    whole = f"{text}{around}{text}"
-    phrases = [thing.phrase for thing in named_things(whole)]
-    assert all(phrase and phrase in whole for phrase in phrases)
-    assert len(set(phrases)) == len(phrases)

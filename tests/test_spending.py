@@ -20,6 +20,7 @@ from batchchat.send.budget import NOTHING, Amount
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from batchchat.spending import spending_of
+from tests.odd_replies import respond
 from tests.running import Ended, batchchat, ledger, write_csv, write_job
 
 REQUEST = {"model": "stand-in", "max_tokens": 60, "messages": [{"role": "user", "content": "Repeat: {{ text }}"}]}
@@ -74,13 +75,13 @@ def test_budget_stops_the_run_and_the_next_one_goes_on_with_more(tmp_path: Path)
 def test_budget_for_each_run_forgets_the_runs_before(tmp_path: Path) -> None:
     """With `budget_scope: run`, the second run spends as much again, in dollars by the job's price."""
     write_csv(tmp_path / "rows.csv", texts(600))
-    budget = {"concurrency": 8, "budget_usd": 0.2, "budget_scope": "run"}
+    budget = {"concurrency": 8, "budget_usd": 0.14, "budget_scope": "run"}
     with EmbeddedEndpoint(ServeSettings(log_path=tmp_path / "ledger.jsonl")) as endpoint:
         runs = [run_over(tmp_path, endpoint.base_url, budget, price=PRICE) for _ in range(2)]
     entries = ledger(tmp_path / "ledger.jsonl")
     usd = sum(entry["prompt_tokens"] * 10.0 + entry["completion_tokens"] * 30.0 for entry in entries) / 1e6
     assert [run.code for run in runs] == [5, 5]
-    assert 2 * 0.95 * 0.2 <= usd <= 2 * 0.2
+    assert 2 * 0.95 * 0.14 <= usd <= 2 * 0.14
 
 
 def test_budget_larger_than_the_work_changes_nothing(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def write_models(folder: Path, count: int, *, failing: range) -> dict[str, Any]:
 def test_run_with_too_many_failed_rows_stops(tmp_path: Path) -> None:
     """Every second row is refused: past a quarter the run stops, and says for what; where more may fail, it ends."""
     request = write_models(tmp_path, 200, failing=range(1, 200, 2))
-    with EmbeddedEndpoint(ServeSettings(latency_s=0.01)) as endpoint:
+    with EmbeddedEndpoint(ServeSettings(latency_s=0.01), respond=respond) as endpoint:
         limits = {"concurrency": 4, "max_error_rate": 0.25}
         stopped = run_over(tmp_path, endpoint.base_url, limits, request=request)
         allowed = run_over(tmp_path, endpoint.base_url, {**limits, "max_error_rate": 0.6}, request=request)
@@ -260,7 +261,7 @@ def test_run_with_too_many_failed_rows_stops(tmp_path: Path) -> None:
 def test_failures_that_stand_do_not_count_again(tmp_path: Path) -> None:
     """An earlier run gave rows up: they are in the output, and stop no later run; one that finds them does."""
     request = write_models(tmp_path, 60, failing=range(40))
-    with EmbeddedEndpoint(ServeSettings()) as endpoint:
+    with EmbeddedEndpoint(ServeSettings(), respond=respond) as endpoint:
         first = run_over(tmp_path, endpoint.base_url, {"max_error_rate": 0.5, "concurrency": 64}, request=request)
         again = run_over(tmp_path, endpoint.base_url, {"max_error_rate": 0.5, "concurrency": 64}, request=request)
     assert (first.code, again.code) == (5, 1)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from batchchat import pipeline
 from batchchat.jobfile import load_job
-from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.records import Answer, ChatRequest, Completion, Progress
 from tests.running import ROOT, Ended, write_csv, write_job
-from tests.test_crash_points import make_older
 
 ROWS = 20
 
@@ -72,20 +68,6 @@ def job(tmp_path: Path) -> Path:
         checkpoint.commit(answers, Progress(rows_answered=ROWS))
         checkpoint.end_run("finished")
     return job
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_while_an_older_checkpoint_is_brought_up_to_date_ends_the_run(job: Path, number: int) -> None:
-    """The checkpoint stays what it was, and nobody calls it damaged; the next run brings it up to date."""
-    path = job.parent / ".batchchat" / "job.sqlite"
-    make_older(path)
-    ended = signalled(f"checksum:{number:d}:raised", "run", job, "--quiet")
-    assert (ended.code, ended.stderr) == (128 + number, "batchchat: interrupted\n")
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-    assert sorted(one.name for one in path.parent.iterdir()) == ["job.sqlite", "job.sqlite.lock"]
-    with open_checkpoint(path) as checkpoint:
-        assert checkpoint.answer_count() == ROWS
 
 
 def test_signal_that_was_swallowed_leaves_the_next_one_its_effect(job: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 from collections.abc import Mapping
@@ -170,8 +171,8 @@ TYPES = {"int": int, "float": float, "string": str, "object": dict, "list": tupl
 def test_every_key_of_the_object_is_documented_with_its_type() -> None:
     """The list of keys in the documentation is that of the object, each with the type it has."""
     found = show_summary.as_object(replace(SUMMARY, reason="no credits"), 4)
-    documentation = show_summary.as_object.__doc__ or ""
-    documented = dict(re.findall(r"^ {8}(\w+) +(int|float|string|object|list) ", documentation, re.MULTILINE))
+    documentation = inspect.getdoc(show_summary.as_object) or ""
+    documented = dict(re.findall(r"^ {4}(\w+) +(int|float|string|object|list) ", documentation, re.MULTILINE))
     assert set(documented) == set(found)
     assert {key: TYPES[kind] for key, kind in documented.items()} == {key: type(value) for key, value in found.items()}
     assert set(re.findall(r"`(\w+)`", documentation.partition("totals ")[2])) == set(found["totals"])

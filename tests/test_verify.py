@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import sqlite3
@@ -92,11 +90,11 @@ def renamed(frame: pl.DataFrame) -> pl.DataFrame:
 PLANTED: dict[str, tuple[Change, str]] = {
     "an edited completion": (
         lambda frame: with_cell(frame, 1_100, completion="edited"),
-        "row T-1100: completion: expected [stand-in] Repeat: #1100.",
+        "row T-1100: completion: expected [stand-in] Repeat: #1100, found edited",
     ),
     "one character more": (
         lambda frame: with_cell(frame, 5, completion=frame["completion"][5] + " "),
-        "row T-5: completion: expected …",
+        "row T-5: completion: expected ",
     ),
     "the answers of two rows": (
         lambda frame: swapped(frame, new_columns(frame)),
@@ -109,12 +107,12 @@ PLANTED: dict[str, tuple[Change, str]] = {
     "another latency": (lambda frame: with_cell(frame, 7, latency_s=9.5), "row T-7: latency_s: expected 0."),
     "a missing row": (
         lambda frame: pl.concat([frame.head(1_050), frame.slice(1_051)]),
-        "row T-1050: is missing: row T-1051 stands in its place",
+        "row T-1050: id: expected T-1050, found T-1051, and ",
     ),
     "no last row": (lambda frame: frame.head(ROWS - 1), "row T-1199: is missing: the file ends before it"),
     "a doubled row": (
         lambda frame: pl.concat([frame.head(11), frame.slice(10)]),
-        "row T-11: another row stands in its place: row T-10 a second time",
+        "row T-11: id: expected T-11, found T-10, and ",
     ),
     "a row behind the last": (
         lambda frame: pl.concat([frame, frame.head(1)]),
@@ -123,7 +121,7 @@ PLANTED: dict[str, tuple[Change, str]] = {
     "reordered rows": (lambda frame: frame[list(reversed(range(ROWS)))], "row T-0: "),
     "two rows in each other's place": (
         lambda frame: pl.concat([frame.head(20), frame[21], frame[20], frame.slice(22)]),
-        "row T-20: is out of order: row T-21 stands in its place",
+        "row T-20: id: expected T-20, found T-21, and ",
     ),
     "another input value": (lambda frame: with_cell(frame, 9, price=2.0), "row T-9: price: expected 2.25, found 2"),
     "null for an input value": (lambda frame: with_cell(frame, 9, price=None), "found null"),
@@ -158,7 +156,10 @@ OF_JSON = {
     "a dropped column": "row T-0: reasoning: expected null, found nothing",
     "a renamed column": "row T-0: completion: expected",
     "an added column": 'row T-0: extra: expected nothing, found "x"',
-    "columns in another order": "row T-0: its keys are in another order",
+    "columns in another order": "row T-0: has the right values, but not as batchchat writes them",
+    "a missing row": 'row T-1050: id: expected "T-1050", found "T-1051", and ',
+    "a doubled row": 'row T-11: id: expected "T-11", found "T-10", and ',
+    "two rows in each other's place": 'row T-20: id: expected "T-20", found "T-21", and ',
     "an edited completion": 'found "edited"',
     "the answers of two rows": "row T-3: completion: expected",
     "answered and failed at once": 'row T-42: error_kind: expected null, found "timeout"',
@@ -183,13 +184,14 @@ def rewritten(source: Path, target: Path, change: Change) -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_untouched_output_passes(job: Path, tmp_path: Path, suffix: str) -> None:
-    """What was written is right; so is the same table written by another library."""
+    """What was written is right; so is the same table in Parquet of another library."""
     found = verified(job, job.with_name(f"out{suffix}"))
     assert (found.differences, found.rows_answered, found.rows_failed, found.rows_unasked) == ([], ROWS, 0, 0)
     (line,) = verifying.as_lines(found)
     assert line.startswith("verified 1,200 rows: 1,200 answered, 0 failed")
-    rewritten(job.with_name(f"out{suffix}"), tmp_path / f"out{suffix}", lambda frame: frame)
-    assert verified(job, tmp_path / f"out{suffix}").differences == []
+    if suffix == ".parquet":
+        rewritten(job.with_name(f"out{suffix}"), tmp_path / f"out{suffix}", lambda frame: frame)
+        assert verified(job, tmp_path / f"out{suffix}").differences == []
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -203,7 +205,7 @@ def test_planted_corruption_is_found(job: Path, tmp_path: Path, what: str, suffi
     rewritten(job.with_name(output.name), output, change)
     said = lines(job, output)
     assert expected in said[0]
-    assert len(said) <= 11
+    assert len(said) == 2
 
 
 def test_other_dtype_is_found(job: Path, tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_truncated_file_is_found(job: Path, tmp_path: Path, suffix: str, share: 
     content = job.with_name(f"out{suffix}").read_bytes()
     output = tmp_path / f"out{suffix}"
     output.write_bytes(content[: int(len(content) * share)])
-    assert any(word in lines(job, output)[0] for word in ("cannot be read", "is missing", "is empty"))
+    assert any(word in lines(job, output)[0] for word in ("cannot be read", "is missing"))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -229,42 +231,74 @@ def test_lost_line_end_and_a_line_too_many_are_found(job: Path, tmp_path: Path, 
     content = job.with_name(f"out{suffix}").read_bytes()
     output = tmp_path / f"out{suffix}"
     output.write_bytes(content[:-1])
-    assert lines(job, output)[0] == "row T-1199: is missing: the file ends in the middle of a row"
+    assert lines(job, output)[0] == "row T-1199: is missing: the file ends in the middle of it"
     output.write_bytes(content + b"?\n")
     assert "more rows than the 1,200" in lines(job, output)[0]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_flipped_byte_is_found_or_means_nothing(job: Path, tmp_path: Path, suffix: str) -> None:
-    """Whatever a byte of the file is changed to, verification says so, or the values are what they were."""
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_every_flipped_byte_of_a_text_is_found(job: Path, tmp_path: Path, suffix: str) -> None:
+    """Whatever a byte of the file is changed to, verification says so."""
     content = job.with_name(f"out{suffix}").read_bytes()
     output = tmp_path / f"out{suffix}"
     for at in range(len(content) // 20, len(content), len(content) // 10):
         output.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
-        if not verified(job, output).differences:
-            assert suffix == ".parquet"
-            assert pl.read_parquet(output).equals(pl.read_parquet(job.with_name(output.name)))
+        assert verified(job, output).differences
 
 
-def test_requoted_csv_is_the_same_table(job: Path, tmp_path: Path) -> None:
-    """Quotes that need not be there, and line ends of another system, change no value."""
-    rows = csv.reader(io.StringIO(job.with_name("out.csv").read_text()))
-    # Python's reader does not tell an empty text from none: only the first column, which has no empty cell, is quoted.
-    content = job.with_name("out.csv").read_text()
-    assert len(list(rows)) == ROWS + 1
-    output = tmp_path / "out.csv"
-    output.write_text(content.replace("\nT-1,", '\n"T-1",').replace("\nT-7,", '\n"T-7",'))
-    assert output.read_text() != content
-    assert verified(job, output).differences == []
-    output.write_text(content.replace("\nT-1,", '\n"T-1"x,'))
-    assert lines(job, output)[0].startswith("row T-1: ")
+def test_every_flipped_byte_of_a_parquet_file_is_found_or_means_nothing(tmp_path: Path) -> None:
+    """In pages, their headers and the footer: a file that passes is one that polars reads, with the right values."""
+    texts = [f"{TEXTS[number % len(TEXTS)]} #{number}" for number in range(12)]
+    tags = [None if number % 3 == 0 else ["a", str(number)] for number in range(12)]
+    pl.DataFrame({"text": texts, "tags": tags}).write_parquet(tmp_path / "rows.parquet")
+    job = write_job(tmp_path, input={"path": "rows.parquet"})
+    assert batchchat("run", job, "--quiet").code == 0
+    output = tmp_path / "out.parquet"
+    content, right = output.read_bytes(), pl.read_parquet(output)
+    plan = pipeline.prepare(load_job(job), is_read_only=True)
+    assert verifying.verify(plan).differences == []
+    passed = 0
+    for number, at in enumerate(range(0, len(content), 37)):
+        mask = (1, 4, 64, 128, 255)[number % 5]
+        output.write_bytes(content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :])
+        if not verifying.verify(plan).differences:
+            passed += 1
+            assert pl.read_parquet(output).equals(right), f"byte {at}"
+    assert passed < len(content) / 37 / 2  # most bytes mean something
+
+
+def test_text_that_another_program_has_written_anew_is_not_verified(job: Path, tmp_path: Path) -> None:
+    """Quotes that need not be there and blanks in JSON change no value, and are not what batchchat writes."""
+    for suffix, old, new in ((".csv", "\nT-7,", '\n"T-7",'), (".jsonl", '{"id":"T-7"', '{"id": "T-7"')):
+        content = job.with_name(f"out{suffix}").read_text()
+        assert content.count(old) == 1
+        output = tmp_path / f"out{suffix}"
+        output.write_text(content.replace(old, new))
+        assert lines(job, output)[0] == "row T-7: has the right values, but not as batchchat writes them"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new"),
+    [
+        (".csv", "\nT-7,", '\n"T-7,'),
+        (".csv", "\nT-7,", '\nT-"7,'),
+        (".jsonl", '{"id":"T-7"', '["id":"T-7"'),
+        (".jsonl", '{"id":"T-7"', "7\n"),
+        (".jsonl", '{"id":"T-7"', '{"id":"T-7","id":"T-7"'),
+    ],
+)
+def test_row_that_cannot_be_read_is_found(job: Path, tmp_path: Path, suffix: str, old: str, new: str) -> None:
+    """A quote that is never closed, or a line that is no object: the row is named."""
+    output = tmp_path / f"out{suffix}"
+    output.write_text(job.with_name(output.name).read_text().replace(old, new))
+    assert lines(job, output)[0].startswith("row T-7: ")
 
 
 def test_answers_of_another_prompt_are_found(job: Path) -> None:
     """An output from before the prompt was changed has answers to other requests."""
     said = lines(job, job.with_name("out.parquet"), "request.messages.0.content=Count: {{ text }}")
     assert said[0].startswith("row T-0: is neither answered nor failed in the checkpoint")
-    assert len(said) == 11
+    assert len(said) == 2
 
 
 def test_changed_input_is_found(job: Path, tmp_path: Path) -> None:
@@ -278,7 +312,6 @@ def test_changed_input_is_found(job: Path, tmp_path: Path) -> None:
     changed.write_text(changed.read_text().replace("plain #1,", "plainer #1,", 1))
     said = lines(tmp_path / "job.yaml", tmp_path / "out.parquet")
     assert said[0].startswith("row T-1: is neither answered nor failed")
-    assert said[1] == "row T-1: text: expected plainer #1, found plain #1"
 
 
 def test_stale_output_of_an_earlier_run_is_found(job: Path, tmp_path: Path) -> None:
@@ -383,11 +416,11 @@ def test_part_of_a_file_is_compared_alone(job: Path, suffix: str) -> None:
         Comparison(output, plan.output, plan.source.schema) as comparison,
     ):
         answers = answer_columns(outcomes_of(plan, checkpoint, last, Billed()), plan.output)
-        assert comparison.begin() == []
+        assert comparison.begin() is None
         comparison.skip(first.frame.height)
-        assert comparison.compare(last, answers) == []
-        assert comparison.finish() == []
+        assert comparison.compare(last, answers) is None
+        assert comparison.finish() is None
     with Comparison(output, plan.output, plan.source.schema) as comparison:
-        assert comparison.begin() == []
+        assert comparison.begin() is None
         comparison.skip(first.frame.height - 1)
-        assert comparison.compare(last, answers) != []
+        assert comparison.compare(last, answers) is not None

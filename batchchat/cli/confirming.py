@@ -27,8 +27,7 @@ def confirm(plan: Plan, api_key: str | None, options: RunOptions) -> None:
         return
     from batchchat import estimating
     from batchchat.show.estimate import ADD_A_PRICE
-    from batchchat.show.money import dollars
-    from batchchat.show.printable import on_one_line
+    from batchchat.show.printable import dollars, on_one_line
 
     cost = estimating.estimate(plan, api_key, retries_errors=options.retries_errors, is_fresh=options.is_fresh).cost_usd
     if cost.value is None:
@@ -42,8 +41,7 @@ def confirm(plan: Plan, api_key: str | None, options: RunOptions) -> None:
     except click.Abort:  # the terminal was closed, or Ctrl-D
         is_wanted = False
     if not is_wanted:
-        message = "not confirmed: nothing was sent; limits.confirm_above_usd says from where on to ask"
-        raise NotConfirmedError(message)
+        raise NotConfirmedError("not confirmed: nothing was sent; limits.confirm_above_usd says from where on to ask")
 
 
 def _is_on_a_terminal() -> bool:

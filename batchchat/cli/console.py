@@ -33,8 +33,7 @@ def print_text(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        message = f"standard output cannot be written: {error.strerror}"
-        raise OutputError(message) from error
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def log_as(log_format: str) -> None:
@@ -53,7 +52,7 @@ def say(text: str, *, level: str = "info", event: str = "message", **fields: Any
 
     `level`, `event` and its `fields` are for a structured log.
     """
-    from batchchat.show.logline import log_line
+    from batchchat.show.jsontext import log_line
     from batchchat.show.printable import printable
 
     line = log_line(level, event, text, **fields) if logs_json() else printable(text)
@@ -89,6 +88,6 @@ def harmless(words: str) -> str:
 
 def keyless(words: str) -> str:
     """Return words without what looks like a key."""
-    from batchchat.send.redaction import without_keys
+    from batchchat.redaction import without_keys
 
     return without_keys(words)

@@ -11,18 +11,29 @@ import click
 from batchchat import __version__
 from batchchat.cli.console import complain, harmless, keyless, logs_json, say
 from batchchat.errors import EXIT_INTERNAL, BatchchatError, JobError, StopSignal
-from batchchat.usage import USAGE
 
 EXIT_SIGINT, EXIT_SIGTERM = 130, 143
 DEBUG_VARIABLE = "BATCHCHAT_DEBUG"
+_ORDER = "run, check, preview, estimate, status, export, verify, prune, schedule, init, schema, serve"
+_EPILOG = """\b
+Exit codes:
+0  every row answered
+1  finished, some rows failed
+2  the job, the arguments or the data are wrong
+3  the checkpoint cannot be used
+4  the endpoint refuses the job
+5  stopped at budget, deadline or error rate
+129/130/143  interrupted
+After 3, 4, 5, 129, 130 and 143 the same command goes on.
+"""
 
 
 class Commands(click.Group):
     """Turns every error into one message and its exit code; no traceback reaches a user."""
 
-    def get_help(self, ctx: click.Context) -> str:
-        """Return the help text of the command itself."""
-        return USAGE.rstrip()
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are used."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Invoke the command."""
@@ -56,7 +67,11 @@ class Commands(click.Group):
             ctx.exit(EXIT_INTERNAL)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
 @click.version_option(__version__, prog_name="batchchat")
 def main() -> None:
     """A model's answer beside every row of a table."""

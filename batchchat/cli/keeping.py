@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from batchchat.cli import options
 from batchchat.cli.console import complain, print_object, print_text, say_line
 from batchchat.cli.group import main
-from batchchat.cli.options import load, require_output
 from batchchat.cli.process import let_signals_raise
 from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchchat.jobfile import LoadedJob
+
 
 @main.command()
-@options.job
-@options.setting
+@options.of_job()
 @options.json
-def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
-    """Say how far JOB is, from its checkpoint alone; works while another process runs it."""
+def status(load: Callable[[], LoadedJob], is_json: bool) -> None:
+    """Say how far JOB is, also while it runs.
+
+    Reads the checkpoint alone.
+    """
     from batchchat.show import status as show
     from batchchat.status import job_status
 
-    found = job_status(load(job, settings, None, None, None))
+    found = job_status(load())
     if is_json:
         print_object(show.as_object(found))
     else:
@@ -32,49 +38,34 @@ def status(job: Path, settings: tuple[str, ...], is_json: bool) -> None:
 
 
 @main.command()
-@options.job
-@options.limit
-@options.output
-@options.endpoint
-@options.setting
-def export(job: Path, limit: int | None, output: str | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
-    """Write the output of JOB from the answers that are there now; the other rows have nulls."""
+@options.of_job("limit", "output", "endpoint", needs_output=True)
+def export(load: Callable[[], LoadedJob]) -> None:
+    """Write the output of JOB from the answers so far.
+
+    The other rows have nulls.
+    """
     from batchchat import pipeline
 
     let_signals_raise()
-    loaded = load(job, settings, endpoint, output, limit)
-    require_output(loaded)
-    plan = pipeline.prepare(loaded)
+    plan = pipeline.prepare(load())
     for note in pipeline.export(plan):
         complain(note)
     say_line(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")
 
 
 @main.command()
-@options.job
-@options.limit
-@options.output
-@options.endpoint
-@options.setting
+@options.of_job("limit", "output", "endpoint", needs_output=True)
 @options.json
-def verify(
-    job: Path,
-    limit: int | None,
-    output: str | None,
-    endpoint: str | None,
-    settings: tuple[str, ...],
-    is_json: bool,
-) -> None:
-    """Prove that the output of JOB is what its input and its checkpoint give, row by row and value by value.
+def verify(load: Callable[[], LoadedJob], is_json: bool) -> None:
+    """Prove that the output of JOB is right.
 
-    Exits with 1, and the first differences, when it is not.
+    It must be what the input and the checkpoint give, row by row and value by value. Exits with 1, and the first
+    difference, when it is not.
     """
     from batchchat import pipeline, verifying
 
     let_signals_raise()
-    loaded = load(job, settings, endpoint, output, limit)
-    require_output(loaded)
-    plan = pipeline.prepare(loaded, is_read_only=True)
+    plan = pipeline.prepare(load(), is_read_only=True)
     verification = verifying.verify(plan)
     if is_json:
         print_object(verifying.as_object(verification))
@@ -85,7 +76,7 @@ def verify(
 
 
 @main.command()
-@options.job
+@options.of_job()
 @click.option(
     "--older-than",
     "older_than_s",
@@ -94,14 +85,14 @@ def verify(
     callback=options.as_seconds,
     help="Such as 90d.",
 )
-@options.setting
-def prune(job: Path, older_than_s: float, settings: tuple[str, ...]) -> None:
-    """Remove the answers from JOB's checkpoint that no run of the last 90d (or so) made or used.
+def prune(load: Callable[[], LoadedJob], older_than_s: float) -> None:
+    """Remove old answers from the checkpoint of JOB.
 
-    What the output of the newest finished run has always stays.
+    They are those that no run of the last 90d (or so) made or used. What the output of the newest finished run has
+    always stays.
     """
     from batchchat.pruning import prune_job
 
     let_signals_raise()
-    loaded = load(job, settings, None, None, None)
+    loaded = load()
     say_line(f"{loaded.job.name}: {prune_job(loaded, older_than_s)}")

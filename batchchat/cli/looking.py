@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from batchchat.cli import options
 from batchchat.cli.console import complain, print_object, print_text, say_line
 from batchchat.cli.group import main
-from batchchat.cli.options import load, require_output
-from batchchat.cli.process import let_signals_raise, raise_file_limit
+from batchchat.cli.process import let_signals_raise
 from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchchat.jobfile import LoadedJob
 
 
 @main.command()
-@options.job
-@options.limit
-@options.output
-@options.endpoint
-@options.setting
-def check(job: Path, limit: int | None, output: str | None, endpoint: str | None, settings: tuple[str, ...]) -> None:
-    """Check everything about JOB that can be known without sending: file, columns, output, key, every row's request.
+@options.of_job("limit", "output", "endpoint", needs_output=True)
+def check(load: Callable[[], LoadedJob]) -> None:
+    """Check everything about JOB that needs no request.
 
-    Exits with 1 when there are rows that cannot be turned into a request; they would fail.
+    That is its file, columns, output, key, and what every row would send. Exits with 1 when there are rows that cannot
+    be turned into a request; they would fail.
     """
     from batchchat import pipeline
     from batchchat.apikey import api_key, key_note
     from batchchat.show.estimate import price_line
     from batchchat.spending import known_prices
 
-    loaded = load(job, settings, endpoint, output, limit)
-    require_output(loaded)
+    loaded = load()
     plan = pipeline.prepare(loaded)
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
@@ -52,49 +52,39 @@ def check(job: Path, limit: int | None, output: str | None, endpoint: str | None
 
 
 @main.command()
-@options.job
+@options.of_job("endpoint")
 @click.option("-n", "count", type=click.IntRange(min=1), default=3, show_default=True, help="Rows to show.")
 @click.option("--send", is_flag=True, help="Send them too, and keep the answers.")
-@options.endpoint
-@options.setting
-def preview(job: Path, count: int, send: bool, endpoint: str | None, settings: tuple[str, ...]) -> None:
-    """Print the exact requests of the first rows of JOB, one JSON object for each."""
+def preview(load: Callable[[], LoadedJob], count: int, send: bool) -> None:
+    """Print the exact requests of the first rows of JOB.
+
+    Each is one JSON object.
+    """
     from batchchat import previewing
 
     let_signals_raise()
-    loaded = load(job, settings, endpoint, None, None)
-    shown = previewing.preview(loaded, count, sends=send)
+    shown = previewing.preview(load(), count, sends=send)
     for row in shown:
         print_object(row, indent=True)
     sys.exit(EXIT_ROWS_FAILED if any("error" in row for row in shown) else EXIT_ANSWERED)
 
 
 @main.command()
-@options.job
-@options.limit
-@options.endpoint
-@options.setting
+@options.of_job("limit", "endpoint")
 @click.option("--sample", "sample_count", type=click.IntRange(min=3), metavar="N", help="Ask N rows, and keep them.")
 @options.json
-def estimate(
-    job: Path,
-    limit: int | None,
-    endpoint: str | None,
-    settings: tuple[str, ...],
-    sample_count: int | None,
-    is_json: bool,
-) -> None:
-    """Say what JOB has still to ask: requests, tokens, dollars and minutes, each with where the figure comes from.
+def estimate(load: Callable[[], LoadedJob], sample_count: int | None, is_json: bool) -> None:
+    """Say what JOB has still to ask, and what that costs.
 
-    With --sample it asks N rows first, spread over those that no run has asked, and says how sure the figures are.
+    In requests, tokens, dollars and minutes, each with where the figure comes from. With --sample it asks N rows first,
+    spread over those that no run has asked, and says how sure the figures are.
     """
     from batchchat import estimating, pipeline
     from batchchat.apikey import api_key, key_if_any
     from batchchat.show import estimate as show
 
-    raise_file_limit()
     let_signals_raise()
-    loaded = load(job, settings, endpoint, None, limit)
+    loaded = load()
     plan = pipeline.prepare(loaded)
     if sample_count is None:
         found = estimating.estimate(plan, key_if_any(loaded))

@@ -1,4 +1,4 @@
-"""The process that a command runs in: its signals, and the files that it may open."""
+"""Let signals end a command by an exception."""
 
 from __future__ import annotations
 
@@ -23,13 +23,3 @@ def let_signals_raise() -> None:
     for number in STOPPING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` lets SIGHUP be ignored
             signal.signal(number, handler)
-
-
-def raise_file_limit() -> None:
-    """Allow as many open files as the system lets us have: each request in flight is a connection."""
-    if sys.platform != "win32":
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 10_240)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

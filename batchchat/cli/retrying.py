@@ -21,26 +21,12 @@ class RetryingCommand(click.Command):
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give the option its value before click would take whatever is next."""
-        own = args[: args.index("--")] if "--" in args else args
-        return super().parse_args(ctx, [*_with_values(own), *args[len(own) :]])
-
-
-def _with_values(args: list[str]) -> list[str]:
-    given: list[str] = []
-    is_open = False
-    for arg in args:
-        if is_open:
-            is_open = False
-            is_value = _is_value(arg)
-            given.append(f"{_OPTION}={arg if is_value else _EVERY}")
-            if is_value:
-                continue
-        if arg == _OPTION:
-            is_open = True
-        else:
-            given.append(arg)
-    return [*given, f"{_OPTION}={_EVERY}"] if is_open else given
+        """Name all kinds after an option without a value, or click would take whatever is next."""
+        end = args.index("--") if "--" in args else len(args)
+        for index, arg in enumerate(args[:end]):
+            if arg == _OPTION and not (index + 1 < end and _is_value(args[index + 1])):
+                args[index] = f"{_OPTION}={_EVERY}"
+        return super().parse_args(ctx, args)
 
 
 def _is_value(text: str) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,13 +12,15 @@ from batchchat.cli import options
 from batchchat.cli.confirming import confirm
 from batchchat.cli.console import complain, logs_json, print_object, say, say_line
 from batchchat.cli.group import main
-from batchchat.cli.options import load, require_output
-from batchchat.cli.process import let_signals_raise, raise_file_limit
+from batchchat.cli.options import require_output
+from batchchat.cli.process import let_signals_raise
 from batchchat.cli.retrying import RetryingCommand, kinds_to_retry
 from batchchat.errors import BatchchatError, OutputError
 from batchchat.interpreter import importing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchchat.jobfile import LoadedJob
     from batchchat.pipeline import Plan, RunOptions
     from batchchat.runs import RunSummary
@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 
 
 @main.command(cls=RetryingCommand)
-@options.job
-@options.limit
-@options.output
-@options.endpoint
-@options.setting
+@options.of_job("limit", "output", "endpoint")
 @click.option(
     "--retry-errors",
     "retried",
@@ -46,11 +42,7 @@ if TYPE_CHECKING:
 @options.log_format
 @click.option("--quiet", is_flag=True, help="No progress, no summary; errors only.")
 def run(
-    job: Path,
-    limit: int | None,
-    output: str | None,
-    endpoint: str | None,
-    settings: tuple[str, ...],
+    load: Callable[[], LoadedJob],
     retried: tuple[str, ...],
     fresh: bool,
     wait_lock_s: float,
@@ -58,17 +50,19 @@ def run(
     log_format: LogFormat,
     quiet: bool,
 ) -> None:
-    """Run or resume JOB: ask every row that has no answer, then write the output."""
+    """Run or resume JOB, and write its output.
+
+    Asks every row that has no answer.
+    """
     with importing():
         from batchchat import pipeline
         from batchchat.apikey import api_key
 
-    raise_file_limit()
     let_signals_raise()
     options = pipeline.RunOptions(kinds_to_retry(retried), fresh, quiet, log_format, wait_lock_s)
     loaded: LoadedJob | None = None
     try:
-        loaded = load(job, settings, endpoint, output, limit)
+        loaded = load()
         require_output(loaded)
         plan = pipeline.prepare(loaded)
         key = api_key(loaded)
@@ -109,6 +103,8 @@ def _tell(ended: RunSummary | BaseException, loaded: LoadedJob | None, *, is_jso
 
 
 def _say_summary(summary: RunSummary, found: dict[str, Any], *, is_json: bool) -> None:
+    import shutil  # which costs 10 ms, for its compressors
+
     from batchchat.show import summary as show
 
     if logs_json():

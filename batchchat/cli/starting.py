@@ -14,7 +14,10 @@ from batchchat.cli.group import main
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("job.yaml"))
 def init(path: Path) -> None:
-    """Write a commented starter job to PATH (job.yaml), and the small table that it reads beside it."""
+    """Write a commented starter job, and a small table.
+
+    The job goes to PATH (job.yaml), and the table that it reads beside it.
+    """
     from batchchat.starter import write_starter
 
     for written in write_starter(path):
@@ -49,9 +52,10 @@ def serve(
     api_key_env: str | None,
     log_path: Path | None,
 ) -> None:
-    """Serve the embedded endpoint on 127.0.0.1 until stopped; prints its base URL on standard output.
+    """Serve the embedded endpoint until stopped.
 
-    It is a stand-in for trying jobs offline, not a language model: the same request always gets the same answer.
+    It listens on 127.0.0.1, and its base URL is printed on standard output. It is a stand-in for trying jobs offline,
+    not a language model: the same request always gets the same answer.
     """
     from batchchat.serve.server import serve_forever
     from batchchat.serve.settings import ServeSettings
@@ -72,6 +76,5 @@ def _key_to_ask_for(name: str | None) -> str | None:
     if name is None:
         return None
     if not os.environ.get(name):
-        message = f"the environment variable {name} is not set"
-        raise click.BadParameter(message, param_hint="--api-key-env")
+        raise click.BadParameter(f"the environment variable {name} is not set", param_hint="--api-key-env")
     return os.environ[name]

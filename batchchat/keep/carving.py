@@ -31,7 +31,7 @@ _TABLES = {len(COLUMNS[table]): table for table in _REAL}
 def carve(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield table and row of every whole row of the file and its WAL."""
     with path.open("rb") as file:
-        pages = _Pages(file, *_page_size(file))
+        pages = _Pages(file)
         wal = path.with_name(f"{path.name}-wal")
         if not wal.exists():
             yield from _rows_of_pages(pages, pages.states())
@@ -44,8 +44,8 @@ def carve(path: Path) -> Iterator[tuple[str, Row]]:
 def carve_behind_the_log(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield the whole rows that stand in the WAL, which is there, behind the place where SQLite ends it."""
     with path.open("rb") as file, path.with_name(f"{path.name}-wal").open("rb") as log:
-        pages = _Pages(file, *_page_size(file))
-        frames = list(frames_behind_the_end(log, pages.page_bytes))
+        pages = _Pages(file)
+        frames = list(frames_behind_the_end(log, PAGE_BYTES))
         pages.read_log(log)
         yield from _rows_of_pages(pages, pages.logged(frames))
 
@@ -55,8 +55,6 @@ class _Pages:
     """The pages of a file, by number from 1; of one that stands in the WAL too, every state."""
 
     file: BufferedReader
-    page_bytes: int
-    usable_bytes: int
     log: BufferedReader | None = None
     newest: dict[int, int] = field(default_factory=dict)
     frames: list[tuple[int, int]] = field(default_factory=list)
@@ -65,7 +63,7 @@ class _Pages:
         """Take the pages of a WAL, however damaged: each row has a checksum of its own."""
         self.log = log
         size = _size(log)
-        for start in range(HEADER_BYTES, size, FRAME_HEADER_BYTES + self.page_bytes):
+        for start in range(HEADER_BYTES, size, FRAME_HEADER_BYTES + PAGE_BYTES):
             number = int.from_bytes(_read(log, start, 4))
             self.frames.append((number, start + FRAME_HEADER_BYTES))
             self.newest[number] = start + FRAME_HEADER_BYTES
@@ -76,7 +74,7 @@ class _Pages:
 
     def states(self) -> Iterator[tuple[int, bytes]]:
         """Yield number and content of every page, those of the WAL last."""
-        for number in range(1, _size(self.file) // self.page_bytes + 2):
+        for number in range(1, _size(self.file) // PAGE_BYTES + 2):
             yield number, self.page(number, is_logged=False)
         yield from self.logged(self.frames)
 
@@ -84,13 +82,13 @@ class _Pages:
         """Yield number and content of the pages in some frames of the WAL."""
         for number, start in frames:
             assert self.log is not None
-            yield number, _read(self.log, start, self.page_bytes)
+            yield number, _read(self.log, start, PAGE_BYTES)
 
     def page(self, number: int, *, is_logged: bool) -> bytes:
         """Return a page as the file has it, or with `is_logged` as the WAL has it last."""
         if is_logged and self.log is not None and number in self.newest:
-            return _read(self.log, self.newest[number], self.page_bytes)
-        return _read(self.file, (number - 1) * self.page_bytes, self.page_bytes)
+            return _read(self.log, self.newest[number], PAGE_BYTES)
+        return _read(self.file, (number - 1) * PAGE_BYTES, PAGE_BYTES)
 
 
 def _size(file: BufferedReader) -> int:
@@ -104,16 +102,6 @@ def _read(file: BufferedReader, start: int, size: int) -> bytes:
         return file.read(size)
     except OSError:
         return b""
-
-
-def _page_size(file: BufferedReader) -> tuple[int, int]:
-    """Return the bytes of a page, and how many of them are used, as the header says, if that can be true."""
-    header = _read(file, 0, _HEADER_BYTES).ljust(_HEADER_BYTES, b"\0")
-    size = int.from_bytes(header[16:18])
-    size = 65536 if size == 1 else size
-    if size < 512 or size & (size - 1) or not header.startswith(b"SQLite format 3\0"):
-        return PAGE_BYTES, PAGE_BYTES
-    return size, size - header[20]
 
 
 def _rows_of_pages(pages: _Pages, states: Iterator[tuple[int, bytes]]) -> Iterator[tuple[str, Row]]:
@@ -149,16 +137,15 @@ def _rows_of_cell(pages: _Pages, page: bytes, at: int) -> Iterator[tuple[str, Ro
 
 def _payload(pages: _Pages, page: bytes, at: int, size: int, *, is_logged: bool) -> bytes:
     """Return a cell's record: what stands on its own page, and on those that go on with it."""
-    usable = pages.usable_bytes
-    if size <= usable - 35:
+    if size <= PAGE_BYTES - 35:
         return page[at : at + size]
-    least = (usable - 12) * 32 // 255 - 23
-    local = least + (size - least) % (usable - 4)
-    local = local if local <= usable - 35 else least
+    least = (PAGE_BYTES - 12) * 32 // 255 - 23
+    local = least + (size - least) % (PAGE_BYTES - 4)
+    local = local if local <= PAGE_BYTES - 35 else least
     parts, held = [page[at : at + local]], local
     number = int.from_bytes(page[at + local : at + local + 4])
     while held < size:
-        content = pages.page(number, is_logged=is_logged)[:usable]
+        content = pages.page(number, is_logged=is_logged)
         if number == 0 or len(content) < 4:
             message = "the row does not go on"
             raise ValueError(message)

@@ -9,7 +9,6 @@ import os
 import socket
 import sqlite3
 import time
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -21,10 +20,11 @@ from typing import Any
 
 from batchchat.crashpoint import crash_point
 from batchchat.errors import CheckpointError, CheckpointMissingError
+from batchchat.keep import migrations
 from batchchat.keep.billing import Billed
-from batchchat.keep.connection import PAGE_BYTES, connected, damaged, translated, version_of
+from batchchat.keep.connection import PAGE_BYTES, connected, translated, version_of
 from batchchat.keep.files import create, exists
-from batchchat.keep.migrations import MIGRATIONS, migrate
+from batchchat.keep.migrations import migrate
 from batchchat.keep.rows import (
     COLUMNS,
     answer_of,
@@ -37,7 +37,6 @@ from batchchat.keep.rows import (
     settled_key,
     settled_of,
     settled_row,
-    unpacked,
 )
 from batchchat.keep.uses import KINDS, Uses
 from batchchat.records import Answer, FailedRow, Outcome, Progress, Settled
@@ -68,8 +67,6 @@ EXAMPLE_ROWS = 5
 """Rows that are named of each group of failures."""
 
 _LAST_FINISHED = "SELECT max(run) FROM runs WHERE end_reason = 'finished'"
-
-_UNREADABLE = (ValueError, TypeError, KeyError, zlib.error)
 
 
 class Checkpoint:
@@ -159,7 +156,7 @@ class Checkpoint:
 
     def some_answers(self, limit: int) -> list[Answer]:
         """Return at most so many answers: a random choice, for keys are digests, and always the same."""
-        with self._guarded(), self._readable():
+        with self._guarded():
             rows = self._connection.execute(f"{_SELECT['answers']} ORDER BY key LIMIT ?", (limit,))
             return [answer_of(row, with_reply=False) for row in rows if is_whole("answers", row)]
 
@@ -179,7 +176,7 @@ class Checkpoint:
         wanted = [key for key in dict.fromkeys(keys) if key is not None]
         found: dict[bytes | None, Outcome] = {}
         places: dict[bytes | None, int] = {}
-        with self._guarded(), self._readable():
+        with self._guarded():
             for rowid, row in self._whole_rows("answers", wanted):
                 found[row[0]], places[row[0]] = answer_of(row, with_reply=with_replies), rowid
             for rowid, row in self._whole_failures([key for key in wanted if key not in found]):
@@ -206,14 +203,6 @@ class Checkpoint:
         """Whether there is any failure: most checkpoints have none, and need no search for each key."""
         return self._connection.execute("SELECT 1 FROM failures LIMIT 1").fetchone() is not None
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        """Say of a value that was damaged before it got its checksum that the file is damaged."""
-        try:
-            yield
-        except _UNREADABLE as error:
-            raise damaged(self.path, f"a stored value cannot be read: {error}") from error
-
     def record_uses(self) -> int:
         """Keep what `outcomes` noted as what this run's output has; return how many the last finished run had besides.
 
@@ -227,11 +216,6 @@ class Checkpoint:
                 self._uses.record(self._run.run)
             return self._uses.gone(before)
 
-    def reply(self, key: bytes) -> bytes | None:
-        """Return the body of the reply that answered a key, as received."""
-        with self._guarded(), self._readable():
-            return next((unpacked(row[5]) for _, row in self._whole_rows("answers", [key])), None)
-
     def remember(self, endpoint: str, model: str, settled: Settled) -> None:
         """Make what was learned of an endpoint and model durable, in place of what was known before.
 
@@ -244,20 +228,20 @@ class Checkpoint:
     def remembered(self, endpoint: str, model: str) -> Settled | None:
         """Return what was learned of an endpoint and model; None where there is nothing, or it was damaged."""
         key = settled_key(endpoint, model)
-        with self._guarded(), self._readable():
+        with self._guarded():
             row = self._connection.execute(f"{_SELECT['settled']} WHERE endpoint = ? AND model = ?", key).fetchone()
             # With the key that was asked for: a damaged index may have led to another row.
             return settled_of(row) if row is not None and is_whole("settled", (*key, *row[2:])) else None
 
     def last_run(self) -> RunRecord | None:
         """Return the newest run that can be read, none that was aside."""
-        with self._guarded(), self._readable():
+        with self._guarded():
             rows = self._connection.execute(f"{_SELECT['runs']} WHERE run > 0 ORDER BY run DESC")
             return next((run_of(row) for row in rows if is_whole("runs", row)), None)
 
     def runs(self) -> list[RunRecord]:
         """Return every run that can be read, those that were aside first."""
-        with self._guarded(), self._readable():
+        with self._guarded():
             rows = self._connection.execute(f"{_SELECT['runs']} ORDER BY run")
             return [run_of(row) for row in rows if is_whole("runs", row)]
 
@@ -309,7 +293,7 @@ def _group(kind: str, message: str, rows: Iterator[Sequence[Any]]) -> FailureGro
     count = 0
     for row in rows:
         count += 1
-        if len(names) < EXAMPLE_ROWS and row[-2] is not None:  # as of a failure of an older version
+        if len(names) < EXAMPLE_ROWS and row[-2] is not None:
             names.append(row[-2])
     return FailureGroup(kind, message, count, tuple(names))
 
@@ -344,6 +328,7 @@ def open_checkpoint(path: Path, *, is_read_only: bool = False) -> Iterator[Check
         CheckpointDamagedError: it is not what was written.
         CheckpointForeignError: it is another program's file.
         CheckpointNewerError: a newer batchchat wrote it.
+        CheckpointOlderError: a development version wrote it that is read no more.
         CheckpointMissingError: there is none, or nothing in it (read only).
         CheckpointError: the system refuses it.
     """
@@ -372,6 +357,6 @@ def _require_newest(path: Path, version: int) -> None:
     if version == 0:
         message = f"{path}: there is nothing in the checkpoint yet; `batchchat run` begins it"
         raise CheckpointMissingError(message)
-    if version < len(MIGRATIONS):
+    if version < len(migrations.MIGRATIONS):
         message = f"{path} was written by an older batchchat (version {version}); `batchchat run` brings it up to date"
         raise CheckpointError(message)

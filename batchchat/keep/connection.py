@@ -15,9 +15,10 @@ from batchchat.errors import (
     CheckpointError,
     CheckpointForeignError,
     CheckpointNewerError,
+    CheckpointOlderError,
     remedy,
 )
-from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
+from batchchat.keep import migrations
 from batchchat.keep.rows import COLUMNS
 
 BUSY_TIMEOUT_S = 30.0
@@ -61,11 +62,8 @@ def _text(data: bytes) -> str:
 def _reading_mode(path: Path) -> str:
     """Return how to open a checkpoint for reading; in a folder that cannot be written to, as one that never changes."""
     has_wal = path.with_name(f"{path.name}-wal").exists()
-    return "mode=ro" if has_wal or _is_writable(path.parent) else "mode=ro&immutable=1"
-
-
-def _is_writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    is_writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+    return "mode=ro" if has_wal or is_writable else "mode=ro&immutable=1"
 
 
 def version_of(path: Path, connection: sqlite3.Connection) -> int:
@@ -74,23 +72,30 @@ def version_of(path: Path, connection: sqlite3.Connection) -> int:
     Raises:
         CheckpointForeignError: another program's file.
         CheckpointNewerError: a newer batchchat wrote it.
+        CheckpointOlderError: a development version wrote it.
         CheckpointDamagedError: it is a checkpoint that does not say so any more.
     """
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if application == migrations.OLDER_APPLICATION_ID:
+        message = (
+            f"{path} was written by an earlier development version of batchchat, and cannot be used."
+            " `batchchat run --fresh` renames it and asks every row again; or name another file in checkpoint.path"
+        )
+        raise CheckpointOlderError(message)
+    version, newest = int(connection.execute("PRAGMA user_version").fetchone()[0]), len(migrations.MIGRATIONS)
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    if application != APPLICATION_ID and tables >= {"answers", "failures", "runs"}:
+    if application != migrations.APPLICATION_ID and tables >= {"answers", "failures", "runs"}:
         raise damaged(path, "its header is not that of a checkpoint")
-    if application != APPLICATION_ID and tables:
+    if application != migrations.APPLICATION_ID and tables:
         message = f"{path} is a SQLite file, but not a checkpoint of batchchat; name another in checkpoint.path"
         raise CheckpointForeignError(message)
-    if application == APPLICATION_ID and version > len(MIGRATIONS):
+    if application == migrations.APPLICATION_ID and version > newest:
         message = (
             f"{path} has version {version}, written by a newer batchchat; this one reads up to version"
-            f" {len(MIGRATIONS)}. Upgrade batchchat, or name another file in checkpoint.path"
+            f" {newest}. Upgrade batchchat, or name another file in checkpoint.path"
         )
         raise CheckpointNewerError(message)
-    if version == len(MIGRATIONS):
+    if version == newest:
         for table, columns in COLUMNS.items():  # a schema that has changed is damage, and costs little to see
             connection.execute(f"SELECT {', '.join(columns)} FROM {table} LIMIT 0")  # noqa: S608
     return version

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from batchchat.crashpoint import crash_point
-from batchchat.errors import CheckpointDamagedError, CheckpointError, remedy
+from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointOlderError, remedy
 from batchchat.keep.connection import connected, translated, version_of
 from batchchat.keep.cutoff import search_log
 
@@ -100,8 +100,9 @@ def create(path: Path) -> None:
 def set_aside(path: Path) -> Path | None:
     """Rename a checkpoint so that the next run starts without answers; return its new path, None if there was none.
 
-    The caller holds its lock. Answers were paid for: they are kept, under a name with the time. One that is damaged is
-    put aside as it is; where a new one was made of it that is not yet in its place, that goes too.
+    The caller holds its lock. Answers were paid for: they are kept, under a name with the time. One that is damaged or
+    of an earlier development version is put aside as it is; where a new one was made of it that is not yet in its
+    place, that goes too.
     """
     put_in_place(path)
     if not exists(path):
@@ -110,7 +111,7 @@ def set_aside(path: Path) -> Path | None:
     try:
         search_log(path)
         is_busy = _fold_wal(path)
-    except CheckpointDamagedError:
+    except (CheckpointDamagedError, CheckpointOlderError):
         put_aside(path, aside)
         path.unlink(missing_ok=True)
         return aside

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchchat.keep.connection import connected, damaged, translated
+from batchchat.keep.connection import PAGE_BYTES, connected, damaged, translated
 from batchchat.keep.files import FILE_MODE, shrinking_mark, sync_folder
 from batchchat.keep.rows import COLUMNS, is_whole, run_of
 from batchchat.keep.uses import KINDS, UNREADABLE, empty, is_marked, marks_of
@@ -24,7 +24,7 @@ _RUNS = f"SELECT {', '.join(COLUMNS['runs'])} FROM runs WHERE run > 0 ORDER BY r
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What went: answers, failures, and the bytes that came free; `shrank` where the file is shorter by them.
+    """What went: answers, failures, and the bytes by which the file is shorter.
 
     `reason` says why nothing could go; empty where nothing had to, or something went.
     """
@@ -32,7 +32,6 @@ class Pruned:
     answers: int = 0
     failures: int = 0
     freed_bytes: int = 0
-    shrank: bool = False
     reason: str = ""
 
 
@@ -64,8 +63,7 @@ def prune(path: Path, older_than_s: float) -> Pruned:
         connection.execute("BEGIN IMMEDIATE")
         empty(connection, [run.run for run in runs if run.run in old and run.end_reason == "finished"])
         connection.execute("COMMIT")
-        freed_bytes, shrank = _shrink(path, connection)
-        return Pruned(answers, failures, freed_bytes, shrank)
+        return Pruned(answers, failures, _shrink(path, connection))
 
 
 def _unknown(connection: sqlite3.Connection, recent: Sequence[RunRecord]) -> str:
@@ -75,7 +73,7 @@ def _unknown(connection: sqlite3.Connection, recent: Sequence[RunRecord]) -> str
     if not unknown:
         return ""
     last = time.strftime("%Y-%m-%d", time.localtime(unknown[-1].updated_at))
-    return f"which answers the run of {last} used is not recorded (an older batchchat, or a damaged checkpoint)"
+    return f"which answers the run of {last} used is not recorded: the checkpoint was damaged"
 
 
 def _remove(connection: sqlite3.Connection, kind: str, old: frozenset[int], recent: Sequence[int]) -> int:
@@ -99,15 +97,12 @@ def _groups(connection: sqlite3.Connection, kind: str) -> Iterator[list[tuple[in
         last = rows[-1][0]
 
 
-def _shrink(path: Path, connection: sqlite3.Connection) -> tuple[int, bool]:
-    """Give free pages back to the system where the file was made for it; return their bytes, and whether they went.
+def _shrink(path: Path, connection: sqlite3.Connection) -> int:
+    """Give free pages back to the system; return their bytes.
 
     The rows keep their numbers, which `VACUUM` would not see to.
     """
     free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
-    free_bytes = free * int(connection.execute("PRAGMA page_size").fetchone()[0])
-    if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != 2:
-        return free_bytes, False
     mark = shrinking_mark(path)
     mark.touch(FILE_MODE)
     sync_folder(path.parent)
@@ -115,4 +110,4 @@ def _shrink(path: Path, connection: sqlite3.Connection) -> tuple[int, bool]:
     is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if not is_busy:  # by somebody who reads; the next prune takes the mark away
         mark.unlink(missing_ok=True)
-    return free_bytes, True
+    return free * PAGE_BYTES

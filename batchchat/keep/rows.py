@@ -47,31 +47,26 @@ Row = tuple[Any, ...]
 
 def with_checksum(table: str, row: Row) -> Row:
     """Return a row of a table with its checksum."""
-    return (*row, checksum(table, *row))
+    return (*row, checksum(table, row))
 
 
 def is_whole(table: str, row: Sequence[Any]) -> bool:
     """Whether a row has the checksum that its columns ask for."""
-    return row[-1] is not None and row[-1] == _checksum(table, row[:-1])
-
-
-def checksum(table: str, *columns: Any) -> bytes | None:
-    """Return the checksum of a row's columns; None when a column has a type that was never stored."""
-    return _checksum(table, columns)
-
-
-def _checksum(table: str, columns: Sequence[Any]) -> bytes | None:
     try:
-        if table == "answers":
-            key, run, latency_s, attempts, fields, reply, first_token_s = columns
-            # The lengths say where each of the values ends that stand behind one another.
-            head = ("answers", run, latency_s, attempts, first_token_s, len(key), len(fields), len(reply))
-            content = b"".join((repr(head).encode(), key, fields, reply))
-        else:
-            is_older = table == "failures" and columns[-1] is None  # or of no row that has a name
-            content = b"".join(_parts(table, columns[:-1] if is_older else columns))
-    except TypeError:
-        return None
+        return bool(row[-1] == checksum(table, row[:-1]))
+    except TypeError:  # damage has made a column one of a type that was never stored
+        return False
+
+
+def checksum(table: str, columns: Sequence[Any]) -> bytes:
+    """Return the checksum of a row's columns."""
+    if table == "answers":
+        key, run, latency_s, attempts, fields, reply, first_token_s = columns
+        # The lengths say where each of the values ends that stand behind one another.
+        head = ("answers", run, latency_s, attempts, first_token_s, len(key), len(fields), len(reply))
+        content = b"".join((repr(head).encode(), key, fields, reply))
+    else:
+        content = b"".join(_parts(table, columns))
     # Processors compute SHA-256 themselves, which makes it the fastest good one; each answer comes by here in each run.
     return sha256(content).digest()[:CHECKSUM_BYTES]
 
@@ -191,18 +186,9 @@ def _fields(one: Completion) -> bytes:
 
 def _completion(fields: bytes) -> Completion:
     data = orjson.loads(fields)
-    if isinstance(data, dict):
-        return _older_completion(data)
     content, calls, reasoning, refusal, finish_reason, counts, model, response_id, parsed, contents, logprobs = data
     tool_calls = tuple([ToolCall(**call) for call in calls]) if calls else ()
     usage, completions = Usage(*counts), tuple(contents)
     return Completion(
         content, tool_calls, reasoning, refusal, finish_reason, usage, model, response_id, parsed, completions, logprobs
     )
-
-
-def _older_completion(data: dict[str, Any]) -> Completion:
-    """Return what was stored up to the third version: every field with its name."""
-    calls = tuple(ToolCall(**call) for call in data["tool_calls"])
-    completions = tuple(data.get("completions", ()))
-    return Completion(**{**data, "tool_calls": calls, "completions": completions, "usage": Usage(**data["usage"])})

@@ -8,18 +8,17 @@ file in its place or a complete new one, and the next run goes on from there.
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 from batchchat.crashpoint import crash_point
 from batchchat.errors import CheckpointDamagedError, CheckpointForeignError
+from batchchat.keep import migrations
 from batchchat.keep.carving import carve
 from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.keep.connection import connected, damaged, ended_by_damage, translated, version_of
+from batchchat.keep.connection import PAGE_BYTES, connected, damaged, ended_by_damage, translated, version_of
 from batchchat.keep.cutoff import CUT_OFF, has_wal, lacks_answers
 from batchchat.keep.files import beside, complete_path, create, put_in_place, shrinking_mark, sync_folder
-from batchchat.keep.migrations import MIGRATIONS, migrate
-from batchchat.keep.older import is_older, older_rows
+from batchchat.keep.migrations import migrate
 from batchchat.keep.rows import COLUMNS
 
 _HEADER_BYTES = 100
@@ -91,15 +90,12 @@ def _search(path: Path) -> None:
         version = version_of(path, connection)
         if is_logged and lacks_answers(path, connection):
             raise damaged(path, CUT_OFF)
-        run = Checkpoint(path, connection).last_run() if version == len(MIGRATIONS) else None
+        run = Checkpoint(path, connection).last_run() if version == len(migrations.MIGRATIONS) else None
         if version == 0 or (run and run.end_reason == "finished" and not is_logged):
             return
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
-    if (
-        path.stat().st_size > pages * page_bytes and not shrinking_mark(path).exists()
-    ):  # the WAL is that of a smaller one
+    if path.stat().st_size > pages * PAGE_BYTES and not shrinking_mark(path).exists():  # its WAL is of a smaller file
         raise damaged(path, "it is longer than its WAL says")
     if found != "ok" or (run and ended_by_damage(run.end_reason)):
         raise damaged(path, " ".join(found.split()))
@@ -141,7 +137,7 @@ def _save_rows(path: Path, new: Path, damage: CheckpointDamagedError) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         migrate(connection)
         connection.execute("BEGIN")
-        for table, row in chain(carve(path), older_rows(path)):
+        for table, row in carve(path):
             connection.execute(_SAVE[table], row)
         is_empty = not connection.execute("SELECT count(*) FROM runs").fetchone()[0]
         is_empty &= not connection.execute("SELECT count(*) FROM answers").fetchone()[0]
@@ -149,12 +145,8 @@ def _save_rows(path: Path, new: Path, damage: CheckpointDamagedError) -> None:
     if is_empty:
         with suppress(OSError):
             new.unlink()
-        what, nothing = "damaged or not a checkpoint", "nothing of one can be read from it"
-        if is_older(path):
-            what = "damaged"
-            nothing = "it is of an older batchchat, without checksums, and SQLite can read no answer in it any more"
         message = (
-            f"{path} is {what} ({damage.__cause__ or damage}); {nothing}."
+            f"{path} is damaged or not a checkpoint ({damage.__cause__ or damage}); nothing of one can be read from it."
             " Restore it from a backup, move it away to start anew, or name another file in checkpoint.path"
         )
         raise CheckpointForeignError(message) from damage

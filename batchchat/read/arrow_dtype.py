@@ -20,11 +20,10 @@ def check_readable(file: Path, schema: pa.Schema) -> None:
             message = f'{file} has the column "{field.name}" more than once; give every column a name of its own'
             raise InputError(message)
         if not _is_readable(field.type):
-            message = (
+            raise InputError(
                 f'{file}: the column "{field.name}" is of type {field.type}, which cannot be read; '
                 "cast that column to another type, or leave it out"
             )
-            raise InputError(message)
 
 
 def common_dtype(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:

@@ -57,8 +57,7 @@ def _table(
             raise different_columns(file, found.schema.names(), files[0], first.names())
         schema = {name: _common(file, name, wanted, found.schema[name]) for name, wanted in schema.items()}
     if not schema:
-        message = f"{files[0]} has no columns; there is nothing to make requests from"
-        raise InputError(message)
+        raise InputError(f"{files[0]} has no columns; there is nothing to make requests from")
     final = pl.Schema(schema)
     total_rows = sum(found.rows for found in contents.values())
     return Table(final, total_rows, partial(_chunks, files, frames_of, final))
@@ -67,11 +66,10 @@ def _table(
 def _common(file: Path, name: str, wanted: pl.DataType, found: pl.DataType) -> pl.DataType:
     common = common_dtype(wanted, found)
     if common is None:
-        message = (
+        raise InputError(
             f'{file}: the column "{name}" is {found}, but {wanted} in the files before it; '
             "make them the same, or choose files with a glob"
         )
-        raise InputError(message)
     return common
 
 

@@ -34,19 +34,16 @@ def reading(path: Path, kind: str, but: type[Exception] | tuple[()] = ()) -> Ite
     except but:
         raise
     except PermissionError as error:
-        message = f"{path} cannot be read: permission denied; check its permissions"
-        raise InputError(message) from error
+        raise InputError(f"{path} cannot be read: permission denied; check its permissions") from error
     except OSError as error:
         reason = error.strerror or f"{_first_line(error)}; {_DAMAGED}"
-        message = f"{path} cannot be read: {reason}"
-        raise InputError(message) from error
+        raise InputError(f"{path} cannot be read: {reason}") from error
     except pa.ArrowNotImplementedError as error:
         reason = _first_line(error)
         message = f"{path} has a column of a type that cannot be read ({reason}); cast that column, or leave it out"
         raise InputError(message) from error
     except (pa.ArrowException, pl.exceptions.PolarsError) as error:
-        message = f"{path} is not readable as {kind}: {_first_line(error)}; {_DAMAGED}"
-        raise InputError(message) from error
+        raise InputError(f"{path} is not readable as {kind}: {_first_line(error)}; {_DAMAGED}") from error
 
 
 def open_bytes(path: Path) -> BinaryIO:

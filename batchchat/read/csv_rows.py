@@ -86,11 +86,9 @@ def _header(file: Path) -> list[str]:
             )
             raise InputError(message) from error
     if not names:
-        message = f"{file} has no header: it is empty, and the first row must name the columns"
-        raise InputError(message)
+        raise InputError(f"{file} has no header: it is empty, and the first row must name the columns")
     if any("\udc80" <= character <= "\udcff" for character in "".join(names)):
-        message = f"{file}: the header is not valid UTF-8; save the file as UTF-8"
-        raise InputError(message)
+        raise InputError(f"{file}: the header is not valid UTF-8; save the file as UTF-8")
     if len(set(names)) < len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         message = f'{file}: the header names the column "{twice}" more than once; give every column a name of its own'
@@ -133,11 +131,10 @@ def _blocks(file: Path, header: list[str], names: list[str]) -> Iterator[pa.Reco
             if is_whole:
                 return
             break
-    message = (
+    raise InputError(
         f"{file}: row {delivered} or one after it opens a quote that is never closed, or is larger than "
         f"{_BLOCK_BYTES[-1] >> 20} MB; close the quote, and double every quote within a cell"
     )
-    raise InputError(message)
 
 
 def _parsed(

@@ -103,9 +103,7 @@ def _object(text: bytes, file: Path, number: int) -> dict[str, Any]:
             value = json.loads(text)  # orjson makes floats of integers beyond 64 bits
     except orjson.JSONDecodeError as error:
         reason = f"{error.msg}, at character {error.pos + 1}"
-        message = f"{file}:{number}: not valid JSON ({reason}); {_EXPECTED}"
-        raise InputError(message) from error
+        raise InputError(f"{file}:{number}: not valid JSON ({reason}); {_EXPECTED}") from error
     if not isinstance(value, dict):
-        message = f"{file}:{number}: {_KINDS[type(value)]} and not a JSON object; {_EXPECTED}"
-        raise InputError(message)
+        raise InputError(f"{file}:{number}: {_KINDS[type(value)]} and not a JSON object; {_EXPECTED}")
     return value

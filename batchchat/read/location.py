@@ -39,8 +39,7 @@ def input_files(path: Path, format: str | None) -> tuple[tuple[Path, ...], str]:
     Raises InputError when there is nothing to read, or when the files are not of one known format.
     """
     if format is not None and format not in FORMATS:
-        message = f'input.format is "{format}"; allowed are {", ".join(FORMATS)}'
-        raise InputError(message)
+        raise InputError(f'input.format is "{format}"; allowed are {", ".join(FORMATS)}')
     files = _files(path, format)
     if format is not None:
         return files, format
@@ -86,8 +85,7 @@ def _files(path: Path, format: str | None) -> tuple[Path, ...]:  # noqa: A002
         if any(character in str(path) for character in "*?["):
             return _glob_files(path, format)
     except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}; check the path and its permissions"
-        raise InputError(message) from error
+        raise InputError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
     raise _missing(path)
 
 
@@ -95,8 +93,7 @@ def _regular_file(path: Path) -> Path:
     if path.is_file():
         return path
     # A pipe gives its bytes once, and the input is read more than once.
-    message = f"{path} is not a regular file; save the data as a file and name that"
-    raise InputError(message)
+    raise InputError(f"{path} is not a regular file; save the data as a file and name that")
 
 
 def _folder_files(folder: Path, format: str | None) -> tuple[Path, ...]:  # noqa: A002
@@ -106,8 +103,7 @@ def _folder_files(folder: Path, format: str | None) -> tuple[Path, ...]:  # noqa
         known = [file for file in known if suffix_format(file) == format] or visible
     if not known:
         found = f"found {_listed([file.name for file in visible])}" if visible else "it is empty"
-        message = f"the folder {folder} has no file to read: {found}; {_ALLOWED}"
-        raise InputError(message)
+        raise InputError(f"the folder {folder} has no file to read: {found}; {_ALLOWED}")
     return tuple(known)
 
 
@@ -129,8 +125,7 @@ def _glob_files(pattern: Path, format: str | None) -> tuple[Path, ...]:  # noqa:
     if format is not None:
         files = [file for file in files if suffix_format(file) in (format, None)]
     if not files:
-        message = f"no file matches {pattern}; check the pattern, or name one file or a folder"
-        raise InputError(message)
+        raise InputError(f"no file matches {pattern}; check the pattern, or name one file or a folder")
     return tuple(files)
 
 

@@ -11,7 +11,6 @@ from typing import Any, overload
 
 import polars as pl
 
-from batchchat.read.cell import number
 from batchchat.read.table import Chunk, columns_of, part_of, split
 from batchchat.records import Row
 
@@ -46,8 +45,7 @@ class Rows(Sequence[Row]):
             return next(iter(self[at : at + 1]))
         start, stop, step = index.indices(len(self))
         if step != 1:
-            message = f"rows follow one another; a step of {step} is not possible"
-            raise ValueError(message)
+            raise ValueError(f"rows follow one another; a step of {step} is not possible")
         part = part_of(self.chunk, start, max(stop - start, 0))
         return Rows(part, self.numbers[index], self.columns, self.id_column)
 
@@ -86,3 +84,24 @@ def _list(column: pl.Series, csv_text: pl.DataFrame | None, start: int) -> list[
         return column.to_list()
     cells = csv_text.get_column(column.name).slice(start, len(column))
     return [None if cell is None else number(cell) for cell in cells.to_list()]
+
+
+class CellFloat(float):
+    """A float whose text is that of the cell it was read from: `3.10` stays `3.10`."""
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> "CellFloat":
+        """Read the number; `text` is a plain decimal number."""
+        value = super().__new__(cls, text)
+        value.text = text
+        return value
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def number(text: str) -> int | CellFloat:
+    """Return the number that a cell of a numeric column holds: an int if it is written as one."""
+    return int(text) if text.lstrip("-").isdecimal() else CellFloat(text)

@@ -149,16 +149,13 @@ def frame_source(
 ) -> Source:
     """Return the rows of a frame as a Source; a LazyFrame is collected. Raises InputError as `open_source` does."""
     if not isinstance(frame, pl.DataFrame | pl.LazyFrame):
-        message = f"frame is a {type(frame).__name__}; it must be a polars DataFrame or LazyFrame"
-        raise InputError(message)
+        raise InputError(f"frame is a {type(frame).__name__}; it must be a polars DataFrame or LazyFrame")
     try:
         collected = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
     except pl.exceptions.PolarsError as error:
-        message = f"the frame cannot be collected: {first_line(error)}"
-        raise InputError(message) from error
+        raise InputError(f"the frame cannot be collected: {first_line(error)}") from error
     if not collected.width:
-        message = "the frame has no columns"
-        raise InputError(message)
+        raise InputError("the frame has no columns")
     table = Table(collected.schema, collected.height, partial(_frame_chunks, collected))
     return _source(table, (), (), None, where=where, limit=limit, id_column=id_column)
 
@@ -245,6 +242,5 @@ def _versions(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
     try:
         stats = [file.stat() for file in files]
     except OSError as error:
-        message = f"{error.filename} cannot be read: {error.strerror}"
-        raise InputError(message) from error
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
     return tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)

@@ -53,8 +53,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             HaltedError: `before_write` said so.
         """
         if request.method != "POST":
-            message = f"only POST requests are sent, and this is a {request.method}"
-            raise httpx.LocalProtocolError(message)
+            raise httpx.LocalProtocolError(f"only POST requests are sent, and this is a {request.method}")
         headers = [header for header in request.headers.raw if header[0].lower() not in _FRAMING]
         reply = await self.post(str(request.url), headers, await _body_of(request), request.extensions)
         return httpx.Response(reply.status, headers=reply.headers, stream=reply, request=request)
@@ -100,8 +99,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             target = b"http://%b%b" % (parts.netloc, target)
             authorization = self._proxy.authorization
         if not _TARGET.fullmatch(target):
-            message = "the request's URL has characters that no URL may have"
-            raise httpx.LocalProtocolError(message)
+            raise httpx.LocalProtocolError("the request's URL has characters that no URL may have")
         route = self._routes[url] = _Route(self._places[origin], target, parts.netloc, authorization)
         return route
 

@@ -1,6 +1,6 @@
 """What a run has counted so far."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from batchchat.records import NO_USAGE, Outcome, Progress, Usage
 from batchchat.send.structured import added
@@ -85,24 +85,13 @@ class Counts:
     def progress(self, *, in_flight: int, concurrency: int, bound_by: str, bound: str, reached: str) -> Progress:
         """Return the counts as they stand."""
         return Progress(
-            rows_read=self.rows_read,
-            rows_answered=self.rows_answered,
-            rows_reused=self.rows_reused,
-            rows_failed=self.rows_failed,
-            rows_failed_before=self.rows_failed_before,
-            requests_sent=self.requests_sent,
-            rate_limited=self.rate_limited,
-            possibly_billed=self.possibly_billed,
+            **{name: getattr(self, name) for name in _COUNTED},
             in_flight=in_flight,
-            in_flight_bound=self.in_flight_bound,
             concurrency=concurrency,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            cost_usd=self.cost_usd,
-            requests_unpriced=self.requests_unpriced,
             bound_by=bound_by,
             bound=bound,
             reached=reached,
-            notes=self.notes,
         )
+
+
+_COUNTED = tuple({one.name for one in fields(Progress)} & {one.name for one in fields(Tally)})

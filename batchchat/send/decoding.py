@@ -31,8 +31,7 @@ class Decoder:
         ]
         # Two codings, one in the other, are no real endpoint's, but a bomb that a bound on one of them does not stop.
         if len(codings) > 1 or (codings and codings[0] not in ("gzip", "x-gzip", "deflate")):
-            message = f"the reply is encoded as {content_encoding[:100]!r}, and only gzip was asked for"
-            raise DecodingError(message)
+            raise DecodingError(f"the reply is encoded as {content_encoding[:100]!r}, and only gzip was asked for")
         self._decompressor = zlib.decompressobj(_GZIP_OR_ZLIB) if codings else None
         self._behind = b""
 
@@ -55,8 +54,7 @@ class Decoder:
                 if piece:
                     yield piece
         except zlib.error as error:
-            message = f"the reply cannot be read: its compressed bytes are damaged ({error})"
-            raise DecodingError(message) from error
+            raise DecodingError(f"the reply cannot be read: its compressed bytes are damaged ({error})") from error
 
     def _next_member(self, data: bytes) -> bytes:
         """Return what is to be read behind the end of a member: another one, or nothing of what is none."""

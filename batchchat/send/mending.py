@@ -1,8 +1,7 @@
-"""A model's text -> the JSON in it: as it stands, in a fence, amid prose, or mended where it was cut or is nearly JSON.
+"""Finds the JSON in a model's text: as it stands, in a fence, amid prose, or mended where it is cut or nearly JSON.
 
-What passes in is any text; what comes out are the values that it may mean, the likeliest first. It does not know
-schemas. The mending is our own, because that of the libraries takes time in the square of a text's length or worse:
-seconds for a few KB that a model may well write, in which a run could do nothing else.
+Libraries that mend JSON take time in the square of a text's length or worse, on texts that a model may well write;
+meanwhile no other row of the run would go on.
 """
 
 import json
@@ -22,19 +21,28 @@ MAX_BROKEN = 100
 MAX_DEPTH = 200
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# No pattern here is possessive or atomic: early releases of Python 3.11 match those wrongly.
 _OPENING = re.compile(
-    r"""\{\s*+(?:["'},#]|/[/*]|[^\s{}\[\],:"'/#]++\s*+:)"""
-    r"""|\[\s*+(?:["'{\[\],\d-]|/[/*]|(?:true|false|null|True|False|None)\b|\Z)"""
+    r"""\{\s*(?:["'},#]|/[/*]|[^\s{}\[\],:"'/#]+\s*:)"""
+    r"""|\[\s*(?:["'{\[\],\d-]|/[/*]|(?:true|false|null|True|False|None)\b|\Z)"""
 )
 """How an object or a list begins, and hardly anything in prose, code or LaTeX that only has brackets."""
 _FENCE_LANGUAGE = re.compile(r"\A[A-Za-z0-9]+(?=[\s{\[])")
 _ENDING = r"(?=\s*(?:[,:}\]]|/[/*]|\Z)|[ \t]*\r?\n)"
 """What follows a quote that ends a string; another quote was meant to stand in it."""
+
+
+def _inside(quote: str) -> str:
+    """Return the pattern of a string up to its end; each character matches in one way only, so this is linear."""
+    plain = rf"[^{quote}\\]*"
+    return rf"{quote}{plain}(?:(?:\\.|{quote}(?!{_ENDING})){plain})*"
+
+
 _TOKEN = re.compile(
-    rf'(?P<mark>[{{}}\[\],:])|(?P<string>"(?:[^"\\]++|\\.|"(?!{_ENDING}))*+"'
-    rf"|'(?:[^'\\]++|\\.|'(?!{_ENDING}))*+')"
-    r"|(?P<space>\s++|//[^\n]*+|#[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)"
-    r"""|(?P<cut>["'].*+)|(?P<word>[^\s{}\[\],:"']++)""",
+    r"(?P<mark>[{}\[\],:])"
+    rf"""|(?:{_inside('"')}|{_inside("'")})(?:(?P<string>["']{_ENDING})|(?P<cut>\\?\Z))"""
+    r"|(?P<space>\s+|//[^\n]*|#[^\n]*|/\*[^*]*(?:\*(?!/)[^*]*)*(?:\*/)?)"
+    r"""|(?P<word>[^\s{}\[\],:"']+)""",
     re.DOTALL,
 )
 _ESCAPE = re.compile(r'\\u[0-9a-fA-F]{4}|\\u[0-9a-fA-F]{0,3}\Z|\\.|\\\Z|"', re.DOTALL)

@@ -1,24 +1,19 @@
-"""New connections: addresses, sockets, TLS, and the way through a proxy.
-
-What passes in is where to; what comes out is a connection on which the first byte can be written, or an `OpeningError`.
-It does not know requests.
-"""
+"""Open connections: addresses, sockets, TLS, and the way through a proxy."""
 
 import asyncio
-import errno
 import os
 import re
 import socket
 import ssl
 from base64 import b64encode
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import certifi
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 EYEBALLS_S = 0.25
 """Seconds after which the next address of a host is tried beside one that does not answer (RFC 8305)."""
@@ -32,10 +27,9 @@ LARGEST_HEAD_BYTES = 300 * 2**10
 _WHO_ASKS = b"407"
 _HEAD_END = re.compile(rb"\n\r?\n")
 """The line without text that ends a head; some end their lines without CR."""
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-Address = tuple[int, Any]
-"""A socket's family, and what to connect it to."""
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
@@ -117,7 +111,7 @@ class Opener:
         self._proxy = proxy
         self._trust = trust
         self._first_hop = proxy.origin if proxy else origin
-        self._addresses: list[Address] = []
+        self._addresses: list[AddrInfoType] = []
         self._stale_at = 0.0
         self._lookup: asyncio.Task[OSError | None] | None = None
 
@@ -161,7 +155,7 @@ class Opener:
         loop = asyncio.get_running_loop()
         return await loop.create_connection(new_protocol, sock=hop, ssl=context, server_hostname=name)
 
-    async def _known_addresses(self) -> list[Address]:
+    async def _known_addresses(self) -> list[AddrInfoType]:
         """Return the addresses, that which answered last at first; all who wait for them wait for one lookup."""
         loop = asyncio.get_running_loop()
         if loop.time() >= self._stale_at:
@@ -177,14 +171,15 @@ class Opener:
     async def _look_up(self) -> OSError | None:
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(self._first_hop.host, self._first_hop.port, type=socket.SOCK_STREAM)
+            self._addresses = list(
+                await loop.getaddrinfo(self._first_hop.host, self._first_hop.port, type=socket.SOCK_STREAM)
+            )
         except OSError as error:
             return error
         except UnicodeError as error:  # an empty label, or one that is too long
             return OSError(0, str(error))
         finally:
             self._lookup = None
-        self._addresses = _by_turns([(family, address) for family, _, _, _, address in found])
         self._stale_at = loop.time() + ADDRESSES_KEPT_S
         return None
 
@@ -231,69 +226,33 @@ class _Tunnel(asyncio.Protocol):
             self._answer.set_result(b"")
 
 
-async def connected(addresses: list[Address]) -> socket.socket:
+async def connected(addresses: list[AddrInfoType]) -> socket.socket:
     """Return a socket that is connected to the first address that answers, which is moved to the front.
 
     Raises:
-        OpeningError: none answers; the reason is that of the last one that failed.
+        OpeningError: none answers.
     """
-    untried = deque(addresses)
-    trying: dict[asyncio.Task[socket.socket], Address] = {}
-    last = OSError(errno.EADDRNOTAVAIL, "it has no address")
     try:
-        while untried or trying:
-            if untried:
-                address = untried.popleft()
-                trying[asyncio.create_task(_connect(address))] = address
-            patience_s = EYEBALLS_S if untried else None
-            done, _ = await asyncio.wait(trying, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                error = task.exception()
-                if error is None:
-                    _move_to_front(addresses, trying.pop(task))
-                    return task.result()
-                del trying[task]
-                last = error if isinstance(error, OSError) else OSError(0, str(error))
-    finally:
-        for task in trying:
-            task.add_done_callback(_close_unused)
-            task.cancel()
-    raise _opening_error(last)
+        hop = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_S, socket_factory=_new_socket)
+        winner = hop.getpeername()
+    except (OSError, RuntimeError) as error:  # the second is uvloop's, of an address that it cannot read
+        # Of several addresses there is one error, in whose text each has its number; the last one's is told.
+        number = int(["0", *_NUMBER.findall(str(error))][-1])
+        failure = OpeningError(os.strerror(number) if number else str(error), number)
+    else:
+        addresses.sort(key=lambda address: address[4] != winner)
+        return hop
+    raise failure  # not above, where the system's error would count as its cause
 
 
-async def _connect(address: Address) -> socket.socket:
-    family, place = address
-    connecting = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connecting.setblocking(False)
-        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):  # the second is macOS's name for the first
-            if hasattr(socket, option):
-                connecting.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), SILENT_S)
-        await asyncio.get_running_loop().sock_connect(connecting, place)
-    except BaseException:
-        connecting.close()
-        raise
-    return connecting
-
-
-def _close_unused(task: asyncio.Task[socket.socket]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().close()
-
-
-def _move_to_front(addresses: list[Address], address: Address) -> None:
-    if addresses[0] != address and address in addresses:
-        addresses.remove(address)
-        addresses.insert(0, address)
-
-
-def _by_turns(addresses: Sequence[Address]) -> list[Address]:
-    """Return addresses of one family, then the other, and so on, each family's in its order."""
-    families = [family for family, _ in addresses]
-    places = [families[:index].count(family) for index, family in enumerate(families)]
-    return [address for _, address in sorted(zip(places, addresses, strict=True), key=lambda pair: pair[0])]
+def _new_socket(address: AddrInfoType) -> socket.socket:
+    new = socket.socket(*address[:3])
+    new.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    new.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in ("TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_KEEPINTVL"):  # the second is macOS's name for the first
+        if hasattr(socket, option):
+            new.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), SILENT_S)
+    return new
 
 
 def _opening_error(error: OSError) -> OpeningError:

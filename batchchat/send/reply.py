@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from batchchat.records import Completion, Failure
+from batchchat.redaction import without_keys, without_own_keys
 from batchchat.send.answer import choices_of, completion_of, says_nothing
 from batchchat.send.errorbody import fields_of, message_of, name_of, request_id_of, status_in, words_of
 from batchchat.send.errorwords import HINTED, PAGE
 from batchchat.send.failures import kind_of, status_of
 from batchchat.send.jsonvalue import items_of, json_text, read_json, text_of
-from batchchat.send.redaction import without_keys
 from batchchat.send.retry import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
 
 MAX_MESSAGE_BYTES = 2_048
@@ -123,7 +123,7 @@ def _wish_s(
 
 def shown_message(text: str) -> str:
     """Return a failure's message as it is kept: without anybody's key, and at most `MAX_MESSAGE_BYTES` in UTF-8."""
-    return _cut(without_keys(text[: 2 * MAX_MESSAGE_BYTES]))
+    return _cut(without_keys(without_own_keys(text[: 2 * MAX_MESSAGE_BYTES], with_words=True)))
 
 
 def _cut(text: str) -> str:

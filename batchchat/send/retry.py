@@ -1,4 +1,4 @@
-"""Whether and when to try again, by tenacity's policies; never sleeps, and knows no queue.
+"""Decide whether and when to try again, by tenacity's strategies.
 
 The waits are exponential with full jitter (uniform between nothing and the ceiling), which spreads a burst of failures;
 a server's own Retry-After (RFC 9110, section 10.2.3) is a floor under them.
@@ -12,7 +12,7 @@ from typing import Any
 
 from tenacity import RetryCallState, Retrying
 from tenacity.stop import stop_after_attempt
-from tenacity.wait import wait_base, wait_random_exponential
+from tenacity.wait import wait_random_exponential
 
 from batchchat.records import Failure
 from batchchat.send.errorwords import QUOTED
@@ -45,43 +45,32 @@ _ASKED = re.compile(
 """How providers ask for a wait in their sentences: `Please try again in 1m26.4s`, `Please wait 23 seconds`."""
 
 
-class wait_at_least_retry_after(wait_base):  # noqa: N801 -- tenacity names its policies like functions
-    """Another policy's wait, but no shorter than what the failed attempt's server asked for, plus a tenth as jitter.
-
-    The first time the server's wish is taken at its word; when that did not help, the other policy's wait counts too.
-    """
-
-    def __init__(self, otherwise: wait_base) -> None:
-        self.otherwise = otherwise
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        """Return seconds to wait."""
-        wait_s = self.otherwise(retry_state)
-        failure = retry_state.outcome.result() if retry_state.outcome else None
-        if not isinstance(failure, Failure) or failure.retry_after_s is None:
-            return wait_s
-        wished_s = failure.retry_after_s + min(wait_s, 0.1 * failure.retry_after_s + 0.05)
-        return wished_s if retry_state.attempt_number == 1 else max(wished_s, wait_s)
-
-
-_RETRYING = Retrying()  # a state wants its owner; the policies read only the state
-_WAIT = wait_at_least_retry_after(wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S))
+_BACKOFF = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
+_RETRYING = Retrying()
 
 
 def wait_s(failure: Failure, attempt: int) -> float:
-    """Return the seconds to wait after the failure of attempt number `attempt`, counted from 1."""
-    return _WAIT(_state(failure, attempt))
+    """Return the seconds to wait after the failure of attempt number `attempt`, counted from 1.
+
+    They are no fewer than the server asked for, plus a tenth as jitter. The first time the server is taken at its word;
+    when that did not help, the backoff counts too.
+    """
+    backoff_s = _BACKOFF(_after(attempt))
+    if failure.retry_after_s is None:
+        return backoff_s
+    wished_s = failure.retry_after_s + min(backoff_s, 0.1 * failure.retry_after_s + 0.05)
+    return wished_s if attempt == 1 else max(wished_s, backoff_s)
 
 
 def is_last(attempt: int, max_attempts: int) -> bool:
     """Whether attempt number `attempt` was the last that the row gets."""
-    return bool(stop_after_attempt(max_attempts)(_state(None, attempt)))
+    return bool(stop_after_attempt(max_attempts)(_after(attempt)))
 
 
-def _state(failure: Failure | None, attempt: int) -> RetryCallState:
+def _after(attempt: int) -> RetryCallState:
+    """Return what tenacity's strategies read: how many attempts were made."""
     state = RetryCallState(_RETRYING, fn=None, args=(), kwargs={})
     state.attempt_number = attempt
-    state.set_result(failure)
     return state
 
 

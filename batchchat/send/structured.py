@@ -207,5 +207,4 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _refuse_document(uri: str) -> NoReturn:
-    message = f"{uri} is another document, and none is fetched"
-    raise ValueError(message)
+    raise ValueError(f"{uri} is another document, and none is fetched")

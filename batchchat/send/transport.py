@@ -16,11 +16,11 @@ import httpx
 
 from batchchat.errors import UsageError
 from batchchat.records import Failure
+from batchchat.redaction import Redaction
 from batchchat.send.connections import ConnectionPool
 from batchchat.send.decoding import ACCEPTED, Decoder, DecodingError
 from batchchat.send.exchange import BEFORE_WRITE, WANTS_NEW, ClosedWhileIdleError, HaltedError, ReplyStream
 from batchchat.send.failures import CLOSED_WHILE_IDLE
-from batchchat.send.redaction import Redaction
 from batchchat.send.stream import ReplyBody
 from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
 
@@ -72,8 +72,7 @@ class Transport:
         try:
             self.url = httpx.URL(f"{base_url}/chat/completions")
         except httpx.InvalidURL as error:
-            message = f"endpoint.base_url {base_url!r} is not a URL: {error}"
-            raise UsageError(message) from error
+            raise UsageError(f"endpoint.base_url {base_url!r} is not a URL: {error}") from error
         self._transport = transport or new_pool(self.url)
         self._redaction = Redaction(api_key)
         self._reader = _HeaderReader(self._redaction)
@@ -267,8 +266,7 @@ class _Received:
             for part in decoder.feed(raw) if decoder else (raw,):
                 size_bytes += len(part)
                 if size_bytes > largest:
-                    message = f"the reply is larger than {largest >> 20} MB"
-                    raise TooLargeError(message)
+                    raise TooLargeError(f"the reply is larger than {largest >> 20} MB")
                 self._take(part)
 
     def _take(self, part: bytes) -> None:

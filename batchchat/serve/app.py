@@ -1,18 +1,15 @@
-"""The embedded endpoint's routes: a request -> the reply, by settings, limits, faults and oddities.
+"""Route the embedded endpoint's requests, and decide on each by settings, limits and faults.
 
-What passes in are HTTP requests; what comes out are deliveries, and a ledger entry for each. It does not know sockets
-or threads, nor how an answer is worded. Nothing here awaits between reading a request and deciding on it, so that
-limits and counts need no lock.
-
-In turn: the key (401), the body (400, 404), an oddity that is an error, an injected fault, credits (402), limits (429),
-the answer. Every route is there twice: at Oxen's path, and at that of most others.
+In turn: the key (401), the body (400, 404), an injected fault, credits (402), limits (429), the answer. Every route is
+there twice: at Oxen's path, and at that of most others. Nothing here awaits between reading a request and deciding on
+it, so that limits and counts need no lock.
 """
 
 import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -22,16 +19,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchchat.serve.body import ChatBody, read_body
-from batchchat.serve.catalogue import is_known_model, model_list, model_object, named_models
+from batchchat.serve.catalogue import is_known_model, model_list, model_object
 from batchchat.serve.completion import Completed, complete
 from batchchat.serve.delivery import Delivery, EventStream
-from batchchat.serve.fault_delivery import fault_delivery, refused_delivery, spoilt
-from batchchat.serve.faults import Fault, FaultPlan
+from batchchat.serve.faults import Fault, FaultPlan, fault_delivery, refused_delivery, spoilt
 from batchchat.serve.ledger import Entry, WriteEntry, forget_entry
-from batchchat.serve.oddity import HEADER, MODEL_PREFIX, odd_name
-from batchchat.serve.oddity_delivery import odd_delivery
-from batchchat.serve.oddity_error import odd_error
 from batchchat.serve.quota import Quota
 from batchchat.serve.refusal import (
     INTERNAL,
@@ -45,12 +37,16 @@ from batchchat.serve.refusal import (
     refused,
     titled,
 )
+from batchchat.serve.request import ChatRequest, read_request
 from batchchat.serve.settings import ServeSettings
 from batchchat.serve.stream import events_of
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 BASE_PATH = "/api/ai"
 OTHER_PATH = "/v1"
+
+Respond = Callable[[ChatRequest, Completed], Delivery | EventStream | None]
+"""Replies to a request in the place of the endpoint, or leaves it to the endpoint with None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +60,14 @@ class _Reply:
     completed: Completed | None = None
 
 
-def create_app(settings: ServeSettings, write_entry: WriteEntry = forget_entry) -> Starlette:
-    """Return the ASGI application of an embedded endpoint, with counts and limits of its own."""
-    chat, models = _ChatCompletions(settings, write_entry), _Models(settings)
+def create_app(
+    settings: ServeSettings, write_entry: WriteEntry = forget_entry, respond: Respond | None = None
+) -> Starlette:
+    """Return the ASGI application of an embedded endpoint, with counts and limits of its own.
+
+    `respond` may reply to a request otherwise; such a reply suffers no faults and counts for no limit.
+    """
+    chat, models = _ChatCompletions(settings, write_entry, respond), _Models(settings)
     routes = [
         route
         for path in (BASE_PATH, OTHER_PATH)
@@ -77,7 +78,7 @@ def create_app(settings: ServeSettings, write_entry: WriteEntry = forget_entry) 
             Route(f"{path}/models/{{name:path}}", models.described, methods=["GET"]),
         )
     ]
-    handlers = {HTTPException: _on_http_exception, Exception: _on_exception}
+    handlers = {HTTPException: _on_http_exception, RefusedError: _on_refused, Exception: _on_exception}
     app = Starlette(routes=routes, exception_handlers=handlers)
     # Oxen has no such route with a slash at its end; redirecting would hide a wrong base URL.
     app.router.redirect_slashes = False
@@ -102,32 +103,27 @@ class _Models:
 
     async def listed(self, request: Request) -> Response:
         """Return the models, of one developer or found by a search, if the query says so."""
-        try:
-            _check_key(self._settings, request.headers)
-        except RefusedError as error:
-            return _response(error.refusal)
+        _check_key(self._settings, request.headers)
         query = request.query_params
-        names = named_models(query.get("developer_name", ""), query.get("search", ""))
-        return Response(orjson.dumps(model_list(names, self._created)), media_type="application/json")
+        listed = model_list(self._created, query.get("developer_name", ""), query.get("search", ""))
+        return Response(orjson.dumps(listed), media_type="application/json")
 
     async def described(self, request: Request) -> Response:
         """Return one model."""
         name = request.path_params["name"]
-        try:
-            _check_key(self._settings, request.headers)
-        except RefusedError as error:
-            return _response(error.refusal)
+        _check_key(self._settings, request.headers)
         if not is_known_model(name):
-            return _response(model_not_found(name))
+            raise RefusedError(model_not_found(name))
         return Response(orjson.dumps(model_object(name, self._created)), media_type="application/json")
 
 
 class _ChatCompletions:
     """`POST /chat/completions` of one server: its limits, its faults and how many answers it has given."""
 
-    def __init__(self, settings: ServeSettings, write_entry: WriteEntry) -> None:
+    def __init__(self, settings: ServeSettings, write_entry: WriteEntry, respond: Respond | None) -> None:
         self._settings = settings
         self._write_entry = write_entry
+        self._respond = respond
         self._faults = FaultPlan(settings.fault_rate, settings.seed)
         self._quota = Quota(settings.requests_per_minute, settings.tokens_per_minute)
         self._credits = settings.credits
@@ -157,32 +153,24 @@ class _ChatCompletions:
                 raise RefusedError(
                     titled(413, "invalid_params", "Request body too large", f"{MAX_BODY_BYTES} bytes at most")
                 )
-            chat = read_body(body)
-            odd = odd_name(headers.get(HEADER), chat.model)
-            return self._normal_reply(chat, body, now) if odd is None else self._odd_reply(odd, chat, now)
+            return self._answer(read_request(body), body, now)
         except RefusedError as error:
             return _Reply(refused_delivery(error.refusal), now)
 
-    def _normal_reply(self, chat: ChatBody, body: bytes, now: float) -> _Reply:
+    def _answer(self, chat: ChatRequest, body: bytes, now: float) -> _Reply:
+        if self._respond is not None:
+            completed = complete(chat, self._created)
+            delivery = self._respond(chat, completed)
+            if delivery is not None:
+                return _Reply(delivery, now, self._settings.latency_s, fault=chat.model, completed=completed)
         has_faults = self._settings.fault_rate > 0
         fault = self._faults.draw(hashlib.blake2b(body, digest_size=16).digest()) if has_faults else None
         if fault is not None and not fault.is_answered:
-            delivery = fault_delivery(fault, is_streamed=chat.parameters.is_streamed)
-            return _Reply(delivery, now, fault=fault.name)
+            return _Reply(fault_delivery(fault, is_streamed=chat.is_streamed), now, fault=fault.name)
         completed = complete(chat, self._created)
         at = self._admitted_at(completed.total_tokens, now)
         reply = _Reply(_delivery(chat, completed), at, at - now + self._settings.latency_s, completed=completed)
         return _spoilt(reply, fault) if fault else reply
-
-    def _odd_reply(self, name: str, chat: ChatBody, now: float) -> _Reply:
-        fault = f"{MODEL_PREFIX}{name}"
-        refusal = odd_error(name, chat)
-        if refusal is not None:
-            return _Reply(refusal, now, fault=fault)
-        completed = complete(chat, self._created)
-        at = self._admitted_at(completed.total_tokens, now)
-        delivery = odd_delivery(name, completed.reply, chat)
-        return _Reply(delivery, at, at - now + self._settings.latency_s, fault, completed)
 
     def _admitted_at(self, tokens: int, now: float) -> float:
         """Return when an answer of so many tokens may start, and count it. Raises RefusedError with 400, 402 or 429."""
@@ -224,9 +212,9 @@ async def _whole_body(request: Request) -> bytes | None:
     return b"".join(chunks)
 
 
-def _delivery(chat: ChatBody, completed: Completed) -> Delivery | EventStream:
-    if chat.parameters.is_streamed:
-        return EventStream(events_of(completed.reply, has_usage=chat.parameters.has_usage_chunk))
+def _delivery(chat: ChatRequest, completed: Completed) -> Delivery | EventStream:
+    if chat.is_streamed:
+        return EventStream(events_of(completed.reply, has_usage=chat.has_usage_chunk))
     return Delivery(200, orjson.dumps(completed.reply))
 
 
@@ -242,6 +230,11 @@ def _on_http_exception(request: Request, error: Exception) -> Response:
         return _response(NO_ROUTE)
     refusal = titled(error.status_code, "method_not_allowed", "Method not allowed")
     return _response(replace(refusal, headers=error.headers or {}))
+
+
+def _on_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return _response(error.refusal)
 
 
 def _on_exception(request: Request, error: Exception) -> Response:

@@ -1,8 +1,7 @@
-"""A reply's bytes -> the connection, at once or in a stream of events, whole or, for some faults, not.
+"""Send a reply's bytes, at once or in a stream of events, whole or, for some faults, not.
 
-What passes in are a status, headers and a body or events; what comes out are ASGI messages. It does not know why a
-reply is as it is. Two faults need the connection itself, which ASGI does not give: `server.py` puts a function that
-hangs up into the scope's state, under `HANG_UP`.
+Two faults need the connection itself, which ASGI does not give: `server.py` puts a function that hangs up into the
+scope's state, under `HANG_UP`.
 """
 
 import asyncio

@@ -1,12 +1,11 @@
-"""The embedded endpoint's own log: one JSON line for each request.
+"""Write the embedded endpoint's own log: one JSON line for each request.
 
-With it a test can compare what was answered with what batchchat kept. What passes in is an `Entry`; what comes out is
-a line in a file, written and flushed when the reply is complete and just before it is sent: whoever holds an answer
-finds it in the ledger. It does not know HTTP.
+With it a test can compare what was answered with what batchchat kept. A line is written when the reply is complete and
+just before it is sent: whoever holds an answer finds it in the ledger.
 
     at                 unix seconds at which the request was let in, or refused
     status             the HTTP status; 0 when the connection was closed before a reply
-    fault              the injected fault's name, that of an oddity asked for as odd/<name>, or null
+    fault              the injected fault's name, or null
     delivered          whether a whole answer was sent: status 200 and no fault but `slow`
     response_id        the answer's id; null when none was made
     request_sha256     hex digest of the request's bytes

@@ -1,7 +1,4 @@
-"""Requests and tokens a minute, kept exactly: arithmetic on instants that the caller passes in.
-
-What passes in is `now`, in seconds of any monotonic clock, and what a request costs; what comes out is when it is let
-in, or how long it must wait. It does not know requests, replies or sleeping.
+"""Keep the limits of requests and tokens a minute exactly; the caller passes the time in.
 
 A log of the last minute, not a leaking bucket: in no window of 60 s is more let in than the limit, and the whole limit
 may come at once. A request that comes a moment too early is let in at the right instant instead of being refused, so

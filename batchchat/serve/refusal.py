@@ -1,11 +1,9 @@
-"""What the endpoint says instead of an answer, in Oxen's words.
+"""Word what the endpoint says instead of an answer, as Oxen does.
 
-What passes in is the reason; what comes out is a `Refusal`: a status, a body, headers. It does not know requests,
-sockets or why a limit was reached. Oxen has three shapes of error: a bare `error.message`; `error.type` and
+Oxen has three shapes of error: a bare `error.message`; `error.type` and
 `error.title` with `status_message` beside them; and `upstream`, whose `status` is a number.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -49,12 +47,12 @@ def upstream(status: int) -> Refusal:
 
 
 def invalid_params(detail: str) -> Refusal:
-    """Return the refusal of a body that is malformed; `detail` names the field, the value found and what is allowed."""
+    """Return the refusal of a malformed body; `detail` names the field and what is wrong with it."""
     return titled(400, "invalid_params", "The request has invalid parameters.", detail)
 
 
 def invalid_file(description: str) -> Refusal:
-    """Return the refusal of an image, video, sound or file that cannot be used."""
+    """Return the refusal of an image or video that cannot be used."""
     refusal = titled(400, "invalid_file_input", "The file input is invalid.", description)
     return replace(refusal, body={**refusal.body, "status_description": description})
 
@@ -62,16 +60,6 @@ def invalid_file(description: str) -> Refusal:
 def refused(detail: str) -> RefusedError:
     """Return the error to raise for parameters that are malformed; `detail` as for `invalid_params`."""
     return RefusedError(invalid_params(detail))
-
-
-def shown(value: Any) -> str:
-    """Return a value as an error shows it: short, and for a container only what it is."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def model_not_found(name: str) -> Refusal:

@@ -1,7 +1,6 @@
-"""Runs the embedded endpoint: on 127.0.0.1, in a thread with an event loop of its own, until it is told to stop.
+"""Run the embedded endpoint on 127.0.0.1, in a thread with an event loop of its own, until it is told to stop.
 
-What passes in are settings and a port; what comes out is a base URL that answers. It does not know chat completions,
-and prints nothing: uvicorn's log records from this thread are dropped, those of other servers in the process are not.
+uvicorn's log records from this thread are dropped, those of other servers in the process are not.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from batchchat.errors import UsageError
-from batchchat.serve.app import BASE_PATH, create_app
+from batchchat.serve.app import BASE_PATH, Respond, create_app
 from batchchat.serve.delivery import HANG_UP
 from batchchat.serve.ledger import opened_ledger
 from batchchat.serve.settings import ServeSettings
@@ -43,12 +42,13 @@ class EmbeddedEndpoint:
 
     The port is bound when the block is entered: connections are accepted from then on, and an error (a port in use, a
     ledger that cannot be written) is raised there, as UsageError. Port 0 takes a free one. At the end of the block,
-    requests in flight have one second left.
+    requests in flight have one second left. `respond` may reply to a request in the endpoint's place.
     """
 
-    def __init__(self, settings: ServeSettings, port: int = 0) -> None:
+    def __init__(self, settings: ServeSettings, port: int = 0, respond: Respond | None = None) -> None:
         self._settings = settings
         self._port = port
+        self._respond = respond
         self._closing = ExitStack()
 
     @property
@@ -61,7 +61,7 @@ class EmbeddedEndpoint:
             write_entry = stack.enter_context(opened_ledger(self._settings.log_path))
             listener = stack.enter_context(_listener(self._port))
             self._port = listener.getsockname()[1]
-            stack.enter_context(_serving(create_app(self._settings, write_entry), listener))
+            stack.enter_context(_serving(create_app(self._settings, write_entry, self._respond), listener))
             self._closing = stack.pop_all()
         return self
 

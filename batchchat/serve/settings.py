@@ -1,8 +1,4 @@
-"""How one embedded endpoint behaves: the values of `batchchat serve`'s options.
-
-What passes in are numbers from the command line or a test; what comes out is a frozen `ServeSettings`, or `UsageError`
-with the value found and what is allowed. It does not know servers.
-"""
+"""Hold the values of `batchchat serve`'s options, each within its range."""
 
 import math
 from dataclasses import dataclass

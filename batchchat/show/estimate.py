@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from batchchat.records import Price
-from batchchat.show.money import dollars
-from batchchat.show.printable import on_one_line
+from batchchat.show.printable import dollars, on_one_line
 
 ADD_A_PRICE = "add price: {input, output} to the job, in USD per million tokens"
 

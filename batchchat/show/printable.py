@@ -1,10 +1,12 @@
-"""Text from models, providers and files -> text that a terminal only shows.
+"""Make text from models, providers and files safe to print, and write dollars.
 
 Files keep the raw text; what is printed loses the control sequences by which it could move the cursor, set titles,
 write the clipboard or reorder what is read.
 """
 
 import re
+
+from batchchat.redaction import without_own_keys
 
 _SEQUENCES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC: titles, links, the clipboard
@@ -17,8 +19,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 
 
 def printable(text: str) -> str:
-    """Return `text` without control sequences, control characters (but newlines and tabs) and marks of direction."""
-    return _CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n")))
+    """Return `text` without control sequences, control characters (but newlines and tabs) and marks of direction.
+
+    Nor does it have the keys in use, which such characters may have stood in.
+    """
+    return without_own_keys(_CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n"))))
 
 
 def on_one_line(text: str) -> str:
@@ -40,3 +45,10 @@ def one_line(text: str, width: int) -> str:
 def shortened(text: str) -> str:
     """Return JSON text with its long `data:` URLs cut: nobody reads a picture's base64 on a terminal."""
     return _DATA_URL.sub(lambda url: f"{url[1]}… ({len(url[0]):,} characters)", text)
+
+
+def dollars(usd: float) -> str:
+    """Return an amount with the digits that matter of it: `$1,234.50`, `$0.0123`, `less than $0.0001`."""
+    if usd >= 1 or not usd:
+        return f"${usd:,.2f}"
+    return f"${usd:.4f}" if usd >= 0.00005 else "less than $0.0001"

@@ -11,8 +11,7 @@ import orjson
 
 from batchchat.records import Progress
 from batchchat.runs import JobTotals, RunSummary
-from batchchat.show.money import dollars
-from batchchat.show.printable import on_one_line, one_line
+from batchchat.show.printable import dollars, on_one_line, one_line
 from batchchat.show.progress import duration
 
 CELL_WIDTH = 32

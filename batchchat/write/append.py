@@ -131,11 +131,10 @@ def _place(existing: _Existing, input_digest: bytes) -> Segment | None:
     """Return the segment that has this input's rows, None where there is none."""
     place = next((one for one in existing.segments if one.input == input_digest), None)
     if place is not None and place.first_row == ANYWHERE:
-        message = (
+        raise OutputError(
             f"{existing.path} was changed by another program since it got the rows of this very input, so that they"
             f" can neither be replaced nor, without doubling them, be appended. {REMEDY}"
         )
-        raise OutputError(message)
     return place
 
 
@@ -165,8 +164,7 @@ def _commit(new: Replacement, segments: Sequence[Segment], memory: Memory, exist
     crash_point("after-record")
     is_unchanged = _version(target) == existing.version if existing else not (target.exists() and target.stat().st_size)
     if not is_unchanged:
-        message = f"{target} was written to by another program while rows were being appended to it; run again"
-        raise OutputError(message)
+        raise OutputError(f"{target} was written to by another program while rows were being appended to it; run again")
     commit(new)
     crash_point("before-settle")
     memory.settle(target, content)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from difflib import get_close_matches
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -23,42 +22,42 @@ from batchchat.write.parsed import Shape, series_of, shape_of, storable
 
 _TOOL_CALL = {"id": pl.String(), "name": pl.String(), "arguments": pl.String()}
 
-_EVERY_COLUMN: Mapping[str, pl.DataType] = MappingProxyType(
-    {
-        "completion": pl.String(),
-        "completions": pl.List(pl.String()),
-        "parsed": pl.String(),
-        "tool_calls": pl.List(pl.Struct(_TOOL_CALL)),
-        "reasoning": pl.String(),
-        "refusal": pl.String(),
-        "finish_reason": pl.String(),
-        "logprobs": pl.String(),
-        "prompt_tokens": pl.Int64(),
-        "completion_tokens": pl.Int64(),
-        "total_tokens": pl.Int64(),
-        "cached_tokens": pl.Int64(),
-        "reasoning_tokens": pl.Int64(),
-        "cost_usd": pl.Float64(),
-        "model": pl.String(),
-        "response_id": pl.String(),
-        "latency_s": pl.Float64(),
-        "first_token_s": pl.Float64(),
-        "attempts": pl.Int32(),
-        "error_kind": pl.String(),
-        "error": pl.String(),
-        "error_status": pl.Int32(),
-        "raw": pl.String(),
-    }
-)
+_EVERY_COLUMN: Mapping[str, pl.DataType] = {
+    "completion": pl.String(),
+    "completions": pl.List(pl.String()),
+    "parsed": pl.String(),
+    "tool_calls": pl.List(pl.Struct(_TOOL_CALL)),
+    "reasoning": pl.String(),
+    "refusal": pl.String(),
+    "finish_reason": pl.String(),
+    "logprobs": pl.String(),
+    "prompt_tokens": pl.Int64(),
+    "completion_tokens": pl.Int64(),
+    "total_tokens": pl.Int64(),
+    "cached_tokens": pl.Int64(),
+    "reasoning_tokens": pl.Int64(),
+    "cost_usd": pl.Float64(),
+    "model": pl.String(),
+    "response_id": pl.String(),
+    "latency_s": pl.Float64(),
+    "first_token_s": pl.Float64(),
+    "attempts": pl.Int32(),
+    "error_kind": pl.String(),
+    "error": pl.String(),
+    "error_status": pl.Int32(),
+    "raw": pl.String(),
+}
 
-OPTIONAL_COLUMNS: Mapping[str, str] = MappingProxyType(
-    {"completions": "`request.n` to 2 or more", "logprobs": "`request.logprobs: true`", "raw": "`output.raw: true`"}
-)
+OPTIONAL_COLUMNS: Mapping[str, str] = {
+    "completions": "`request.n` to 2 or more",
+    "logprobs": "`request.logprobs: true`",
+    "raw": "`output.raw: true`",
+}
 """The new columns that a job has only where it asks for them, each with what to set."""
 
-COLUMNS: Mapping[str, pl.DataType] = MappingProxyType(
-    {column: dtype for column, dtype in _EVERY_COLUMN.items() if column not in OPTIONAL_COLUMNS}
-)
+COLUMNS: Mapping[str, pl.DataType] = {
+    column: dtype for column, dtype in _EVERY_COLUMN.items() if column not in OPTIONAL_COLUMNS
+}
 """The new columns of a job without a schema, in output order: dtype by standard name."""
 
 
@@ -111,7 +110,7 @@ def plan_output(
     ]
     if problems:
         raise OutputError("\n".join(problems))
-    return OutputPlan(kept, MappingProxyType(names), MappingProxyType(columns), shape, spreadsheet_safe)
+    return OutputPlan(kept, names, columns, shape, spreadsheet_safe)
 
 
 def _rename_problems(rename: Mapping[str, str], columns: Collection[str]) -> Iterator[str]:
@@ -191,19 +190,17 @@ def _contents(completion: Completion) -> tuple[str | None, ...]:
     return () if completion is _NO_COMPLETION else completion.completions or (completion.content,)
 
 
-_COMPLETION_FIELDS: Mapping[str, Callable[[Completion], Any]] = MappingProxyType(
-    {
-        "completion": attrgetter("content"),
-        "completions": _contents,
-        "tool_calls": attrgetter("tool_calls"),
-        "reasoning": attrgetter("reasoning"),
-        "refusal": attrgetter("refusal"),
-        "finish_reason": attrgetter("finish_reason"),
-        "logprobs": attrgetter("logprobs"),
-        "model": attrgetter("model"),
-        "response_id": attrgetter("response_id"),
-    }
-)
+_COMPLETION_FIELDS: Mapping[str, Callable[[Completion], Any]] = {
+    "completion": attrgetter("content"),
+    "completions": _contents,
+    "tool_calls": attrgetter("tool_calls"),
+    "reasoning": attrgetter("reasoning"),
+    "refusal": attrgetter("refusal"),
+    "finish_reason": attrgetter("finish_reason"),
+    "logprobs": attrgetter("logprobs"),
+    "model": attrgetter("model"),
+    "response_id": attrgetter("response_id"),
+}
 _USAGE_FIELDS = (
     *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
     "cost_usd",

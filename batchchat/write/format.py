@@ -11,8 +11,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal
 
 import orjson
 import polars as pl
@@ -31,11 +30,12 @@ ROW_GROUP_BYTES = 8 * 2**20
 _MOST_FRAMES = 256
 
 
-class Writer(Protocol):
+class Writer:
     """Rows to bytes in one format."""
 
     def write(self, batch: Batch, answers: pl.DataFrame) -> None:
         """Take the rows of a batch, each with its row of new columns."""
+        raise NotImplementedError
 
     def finish(self) -> None:
         """Write what is still held, and the end of the file; the file stays open."""
@@ -86,7 +86,7 @@ def _columns(frame: pl.DataFrame, plan: OutputPlan) -> list[pl.Series]:
     return [frame.get_column(name) for name in plan.keep]
 
 
-class _CsvWriter:
+class _CsvWriter(Writer):
     """CSV: null is an empty cell, an empty string `""`, nested values JSON; the cells of a CSV input as they were.
 
     With the plan's `spreadsheet_safe`, no cell and no name of a column is one that a spreadsheet would evaluate, and
@@ -117,14 +117,8 @@ class _CsvWriter:
     def _lines(self, cells: list[pl.Series]) -> bytes:
         return pl.DataFrame(cells).write_csv(include_header=False, quote_style=self._quote_style).encode()
 
-    def finish(self) -> None:
-        pass
 
-    def abandon(self) -> None:
-        pass
-
-
-class _JsonlWriter:
+class _JsonlWriter(Writer):
     """JSON Lines: one object a row; the keys of a JSONL input as they were, absent ones absent."""
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
@@ -145,12 +139,6 @@ class _JsonlWriter:
     def _source_objects(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[bytes]:
         keep = frozenset(self._keep)
         return [_source_object({key: value for key, value in row.items() if key in keep}) for row in rows]
-
-    def finish(self) -> None:
-        pass
-
-    def abandon(self) -> None:
-        pass
 
 
 def _objects(names: Collection[str], frame: pl.DataFrame) -> list[bytes]:
@@ -174,7 +162,7 @@ def _json_line(first: bytes, second: bytes) -> bytes:
     return first[:-1] + separator + second[1:] + b"\n"
 
 
-class _ParquetWriter:
+class _ParquetWriter(Writer):
     """Parquet, row group by row group."""
 
     def __init__(self, file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> None:
@@ -223,7 +211,7 @@ class _ParquetWriter:
         self._parquet.is_open = False
 
 
-class _HeldParquetWriter:
+class _HeldParquetWriter(Writer):
     """Parquet with dtypes that only polars can write, and only at once: every row is held until the end.
 
     Only a frame that the caller holds anyway has such dtypes.
@@ -241,9 +229,6 @@ class _HeldParquetWriter:
         rows = pl.concat(self._frames, rechunk=True)
         rows.write_parquet(self._file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
-    def abandon(self) -> None:
-        self._frames.clear()
-
 
 def _arrow(frame: pl.DataFrame) -> pa.Table:
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -258,9 +243,12 @@ def _parquet_writer(file: BinaryIO, plan: OutputPlan, empty: pl.DataFrame) -> Wr
     return _ParquetWriter(file, plan, empty)
 
 
-_FORMATS: Mapping[str, Callable[[BinaryIO, OutputPlan, pl.DataFrame], Writer]] = MappingProxyType(
-    {".parquet": _parquet_writer, ".csv": _CsvWriter, ".jsonl": _JsonlWriter, ".ndjson": _JsonlWriter}
-)
+_FORMATS: Mapping[str, Callable[[BinaryIO, OutputPlan, pl.DataFrame], Writer]] = {
+    ".parquet": _parquet_writer,
+    ".csv": _CsvWriter,
+    ".jsonl": _JsonlWriter,
+    ".ndjson": _JsonlWriter,
+}
 
 
 def format_of(path: Path) -> Callable[[BinaryIO, OutputPlan, pl.DataFrame], Writer]:

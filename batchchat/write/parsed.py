@@ -20,7 +20,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -60,18 +59,16 @@ class Shape:
         return pl.List(self.items.dtype) if self.items else _DTYPES[self.kind]
 
 
-_DTYPES: Mapping[str, pl.DataType] = MappingProxyType(
-    {
-        "json": pl.String(),
-        "string": pl.String(),
-        "integer": pl.Int64(),
-        "number": pl.Float64(),
-        "boolean": pl.Boolean(),
-    }
-)
+_DTYPES: Mapping[str, pl.DataType] = {
+    "json": pl.String(),
+    "string": pl.String(),
+    "integer": pl.Int64(),
+    "number": pl.Float64(),
+    "boolean": pl.Boolean(),
+}
 _ANY, _NULL, _JSON = Shape("any"), Shape("null"), Shape("json")
 _STRING, _INTEGER, _NUMBER, _BOOLEAN = Shape("string"), Shape("integer"), Shape("number"), Shape("boolean")
-_SCALARS = MappingProxyType({"string": _STRING, "number": _NUMBER, "boolean": _BOOLEAN, "null": _NULL})
+_SCALARS = {"string": _STRING, "number": _NUMBER, "boolean": _BOOLEAN, "null": _NULL}
 
 
 def dtype_of(schema: Any) -> pl.DataType:
@@ -334,9 +331,13 @@ def _as_written(digits: _Digits) -> orjson.Fragment:
     return orjson.Fragment(digits.text)
 
 
-_READERS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {"json": _json_text, "string": _text, "integer": _integer, "number": _number, "boolean": _boolean}
-)
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "json": _json_text,
+    "string": _text,
+    "integer": _integer,
+    "number": _number,
+    "boolean": _boolean,
+}
 
 # As many digits as an integer has that orjson makes a float of.
 _LONG_NUMBER = re.compile(r"\d{19}")

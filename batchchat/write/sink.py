@@ -102,8 +102,7 @@ class Sink:
     def write(self, batch: Batch, answers: pl.DataFrame) -> None:
         """Write the batch's rows, each with its row of `answers` (as from `answer_columns`, of the same height)."""
         if batch.frame.height != answers.height:
-            message = f"{batch.frame.height} rows with {answers.height} answers"
-            raise ValueError(message)
+            raise ValueError(f"{batch.frame.height} rows with {answers.height} answers")
         with output_errors(self._path):
             self._writer.write(batch, answers)
 

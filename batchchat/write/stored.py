@@ -190,8 +190,7 @@ def _check_keys(path: Path, plan: OutputPlan, empty: pl.DataFrame) -> None:
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        message = f"{path}: its first line is no JSON object, so nothing can be appended to it. {_REMEDY}"
-        raise OutputError(message)
+        raise OutputError(f"{path}: its first line is no JSON object, so nothing can be appended to it. {_REMEDY}")
     optional = set(plan.keep) - set(found)
     _check_names(path, [*found], [name for name in empty.columns if name not in optional], is_ordered=False)
 
@@ -205,11 +204,10 @@ def _check_schema(path: Path, plan: OutputPlan, empty: pl.DataFrame, is_all_null
     _check_names(path, [*found], [*wanted])
     for name, dtype in wanted.items():
         if found[name] != dtype and not (name in plan.keep and is_all_null(name)):
-            message = (
+            raise OutputError(
                 f"{path}: its column `{name}` is {found[name]}, and {dtype} in what would be appended; make the dtypes"
                 f" the same, or write .csv or .jsonl, which have none. {_REMEDY}"
             )
-            raise OutputError(message)
 
 
 def _dtypes(schema: pa.Schema) -> dict[str, Any]:

@@ -1,16 +1,12 @@
-"""The oddities of a stream: its chunks -> other chunks, its events -> other events.
-
-What passes in are the name of an oddity and the chunks, or the events; what comes out are the chunks, or the pieces in
-which the stream is sent. It does not know how the chunks were made, nor connections.
-"""
+"""Make the chunks and events of a stream odd."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from batchchat.serve.oddity_reply import INNER_ERROR
 from batchchat.serve.stream import DONE, Chunk
+from tests.odd_replies.contents import INNER_ERROR
 
 Chunks = Sequence[Chunk]
 Events = Sequence[bytes]

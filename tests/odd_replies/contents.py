@@ -1,17 +1,12 @@
-"""The oddities of a reply's content: a reply -> the same reply, odd.
-
-What passes in are the name of an oddity, the reply as it should be, and the request; what comes out is another reply.
-It does not know JSON as bytes, tool calls, streams or connections.
-"""
+"""Make the content of a reply odd."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from batchchat.serve.body import ChatBody
-from batchchat.serve.completion import asked_schema
-from batchchat.serve.schema import Document, SchemaError
-from batchchat.serve.subject import subject_of
-from batchchat.serve.validity import is_valid
+import orjson
+
+from batchchat.serve.request import ChatRequest
+from batchchat.serve.schema import validator_of
 
 Reply = Mapping[str, Any]
 
@@ -27,7 +22,7 @@ _DETAILS = {
 }
 
 
-def odd_reply(name: str, reply: Reply, chat: ChatBody) -> Reply:
+def odd_reply(name: str, reply: Reply, chat: ChatRequest) -> Reply:
     """Return the reply with an oddity of its content, or as it is for an oddity of another kind."""
     if name in _CONTENTS:
         return _with_content(reply, _CONTENTS[name])
@@ -35,7 +30,7 @@ def odd_reply(name: str, reply: Reply, chat: ChatBody) -> Reply:
         is_corrected = name == "wrong-json" and any(message.role == "assistant" for message in chat.messages)
         return reply if is_corrected else _with_content(reply, lambda text: _misfit(chat))
     if name == "length-once":
-        limit = chat.parameters.max_tokens
+        limit = chat.max_tokens
         return reply if limit is None or limit >= LENGTH_ONCE_LIMIT else _halved(reply, "length")
     return _CHANGES[name](reply) if name in _CHANGES else reply
 
@@ -92,18 +87,12 @@ def _thinking_parts(text: str) -> list[dict[str, Any]]:
     return [{"type": "thinking", "thinking": [{"type": "text", "text": _THOUGHT}]}, {"type": "text", "text": text}]
 
 
-def _misfit(chat: ChatBody) -> str:
+def _misfit(chat: ChatRequest) -> str:
     """Return JSON that does not fit the schema that the request asks for, unless that allows everything."""
-    schema = asked_schema(chat, subject_of(chat.messages))
-    if schema is None:
+    if chat.schema is None:
         return next(iter(_WRONG))
-    for text, value in _WRONG.items():
-        try:
-            if not is_valid(value, schema, Document(schema)):
-                return text
-        except SchemaError:
-            continue
-    return "null"
+    validator = validator_of(orjson.dumps(chat.schema))
+    return next((text for text, value in _WRONG.items() if not validator.is_valid(value)), "null")
 
 
 def _as_text(usage: Mapping[str, int]) -> Mapping[str, Any]:

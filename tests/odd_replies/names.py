@@ -1,24 +1,12 @@
-"""Oddities on request: replies of the kinds that real endpoints send now and then, for tests to ask for by name.
-
-    header      x-batchchat-odd: null-content
-    model       odd/null-content    (for a job file, which sets no headers; the header counts when there are both)
-
-What passes in are a request's header and model; what comes out is the oddity's name, None, or `RefusedError` for a
-name that `ODDITIES` does not have. It does not know how an oddity is made.
+"""Name every odd reply, of the kinds that real endpoints send now and then, and say what it is.
 
 An odd reply answers the request as any other reply does, with the same id, and is odd in the one way that its name
 says; what the oddity has nothing to bear on stays as it is. With `stream: true` the oddities of a reply are streamed:
 put together, the stream has what the plain reply has. Those of a stream do nothing to a plain reply. Oddities of tool
-calls need some: where the reply has none, there are two, of the first tool offered. Requests for an oddity suffer no
-injected faults, and the ledger has `odd/` and the name in the place of one.
+calls need some: where the reply has none, there are two, of the first tool offered.
 """
 
 from collections.abc import Mapping
-
-from batchchat.serve.refusal import refused, shown
-
-HEADER = "x-batchchat-odd"
-MODEL_PREFIX = "odd/"
 
 _OF_A_REPLY = {
     "null-content": "content is null, and nothing is beside it",
@@ -157,13 +145,3 @@ ODDITIES: Mapping[str, str] = {
     **_OF_A_STATUS,
 }
 """Every oddity by its name, and what it does."""
-
-
-def odd_name(header: str | None, model: str) -> str | None:
-    """Return the name of the oddity that a request asks for, None when it asks for none. Raises RefusedError (400)."""
-    if header is None and not model.startswith(MODEL_PREFIX):
-        return None
-    name = model.removeprefix(MODEL_PREFIX) if header is None else header
-    if name not in ODDITIES:
-        raise refused(f"{shown(name)} is no oddity; there are: {', '.join(ODDITIES)}")
-    return name

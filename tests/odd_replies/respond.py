@@ -1,21 +1,24 @@
-"""An oddity of any kind -> the delivery that has it.
-
-What passes in are the name of an oddity, the reply as it should be, and the request; what comes out is a delivery, of
-one body or of a stream. It does not know limits, keys or routes.
-"""
+"""Reply oddly to the requests that ask for it by the model's name."""
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from json import JSONDecoder
 from typing import Any
 
 import orjson
 
-from batchchat.serve.body import ChatBody
+from batchchat.serve.completion import Completed, complete
 from batchchat.serve.delivery import Delivery, EventStream
-from batchchat.serve.oddity_calls import odd_calls, with_calls
-from batchchat.serve.oddity_reply import INNER_ERROR, odd_reply
-from batchchat.serve.oddity_stream import odd_chunks, odd_events
-from batchchat.serve.stream import DONE, chunks_of
+from batchchat.serve.refusal import refused
+from batchchat.serve.request import ChatRequest
+from batchchat.serve.stream import DONE
+from tests.odd_replies.calls import odd_calls, with_calls
+from tests.odd_replies.chunks import chunks_of
+from tests.odd_replies.contents import INNER_ERROR, odd_reply
+from tests.odd_replies.errors import odd_error
+from tests.odd_replies.names import ODDITIES
+from tests.odd_replies.streams import odd_chunks, odd_events
 
 Reply = Mapping[str, Any]
 
@@ -26,20 +29,50 @@ _NOT_ASCII = " Zo\u00eb, \u6f22\u5b57, \U0001f642."
 _HUGE = b"123456789012345678901234567890"
 
 
-def odd_delivery(name: str, reply: Reply, chat: ChatBody) -> Delivery | EventStream:
+def respond(chat: ChatRequest, completed: Completed) -> Delivery | EventStream | None:
+    """Return the odd reply that the model `odd/NAME` asks for; None for any other model.
+
+    Raises RefusedError for a name that is none.
+    """
+    prefix, _, name = chat.model.partition("/")
+    if prefix != "odd":
+        return None
+    if name not in ODDITIES:
+        raise refused(f"{name!r} is no odd reply; there are: {', '.join(ODDITIES)}")
+    error = odd_error(name, chat)
+    if error is not None:
+        return error
+    schema = _schema_in_prompt(chat) if chat.schema is None else None
+    if schema is not None:
+        chat = replace(chat, response_kind="json_schema", schema=schema)
+        completed = complete(chat, completed.reply["created"])
+    return odd_delivery(name, completed.reply, chat)
+
+
+def _schema_in_prompt(chat: ChatRequest) -> Any:
+    """Return the schema that a client spells out for an endpoint without `json_schema`, or None."""
+    for message in chat.messages:
+        _, is_there, text = message.text.partition("JSON Schema")
+        start = text.find("{")
+        if is_there and start >= 0:
+            return JSONDecoder().raw_decode(text, start)[0]
+    return None
+
+
+def odd_delivery(name: str, reply: Reply, chat: ChatRequest) -> Delivery | EventStream:
     """Return the reply with the oddity, as the request wants it delivered."""
     if name == "closed-connection":
         return Delivery(0, b"")
-    if name == "plain-error" and chat.parameters.is_streamed:
+    if name == "plain-error" and chat.is_streamed:
         return Delivery(200, orjson.dumps({"error": INNER_ERROR}))
     made = _changed(name, reply, chat)
-    is_plain = not chat.parameters.is_streamed or name in ("plain-json", "not-json")
+    is_plain = not chat.is_streamed or name in ("plain-json", "not-json")
     if name == "empty-body":
         return Delivery(200, b"") if is_plain else EventStream(())
     return _plain(name, made) if is_plain else _streamed(name, made, chat)
 
 
-def _changed(name: str, reply: Reply, chat: ChatBody) -> Reply:
+def _changed(name: str, reply: Reply, chat: ChatRequest) -> Reply:
     called = odd_calls(name, reply, chat)
     if called is not None:
         return called
@@ -85,8 +118,8 @@ def _plain(name: str, reply: Reply) -> Delivery:
     return Delivery(200, b"\n\n\n" + body if name == "blank-lines" else body)
 
 
-def _streamed(name: str, reply: Reply, chat: ChatBody) -> EventStream:
-    chunks = odd_chunks(name, chunks_of(reply, has_usage=chat.parameters.has_usage_chunk), reply)
+def _streamed(name: str, reply: Reply, chat: ChatRequest) -> EventStream:
+    chunks = odd_chunks(name, chunks_of(reply, has_usage=chat.has_usage_chunk), reply)
     events = [*(b"data: %s\n\n" % _as_bytes(name, chunk) for chunk in chunks), DONE]
     if name == "cut-connection":
         return EventStream(tuple(events[: max(1, len(events) // 2 - 1)]), is_cut=True)

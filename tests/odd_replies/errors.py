@@ -1,15 +1,10 @@
-"""The oddities that are errors: a name -> the reply that refuses, and says why in some provider's own shape.
-
-What passes in are the name of an oddity and the request; what comes out is a delivery, or None for an oddity of another
-kind. It does not know how the request would have been answered.
-"""
+"""Make the odd replies that are errors, each in some provider's own shape."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from batchchat.serve.body import ChatBody
 from batchchat.serve.delivery import Delivery
 from batchchat.serve.refusal import (
     NO_CREDITS,
@@ -22,13 +17,14 @@ from batchchat.serve.refusal import (
     titled,
     upstream,
 )
+from batchchat.serve.request import ChatRequest
 
 RETRY_AFTER_S = 0.05
 _RETRY_AFTER = {"retry-after": f"{RETRY_AFTER_S:g}"}
 _PAGE = "<html>\r\n<head><title>{0}</title></head>\r\n<body><h1>{0}</h1></body>\r\n</html>\r\n"
 
 
-def odd_error(name: str, chat: ChatBody) -> Delivery | None:
+def odd_error(name: str, chat: ChatRequest) -> Delivery | None:
     """Return the reply that an oddity has instead of an answer."""
     if name in ("no-json-schema", "no-response-format"):
         return _without_format(name, chat)
@@ -46,7 +42,7 @@ def _page(status: int, title: str) -> Delivery:
     return Delivery(status, _PAGE.format(title).encode(), media_type="text/html")
 
 
-def _without_format(name: str, chat: ChatBody) -> Delivery | None:
+def _without_format(name: str, chat: ChatRequest) -> Delivery | None:
     if chat.response_kind == "text" or (name == "no-json-schema" and chat.response_kind == "json_object"):
         return None
     detail = {
@@ -56,7 +52,7 @@ def _without_format(name: str, chat: ChatBody) -> Delivery | None:
     return _said(invalid_params(detail[name]))
 
 
-def _of_status(status: int, chat: ChatBody) -> Delivery:
+def _of_status(status: int, chat: ChatRequest) -> Delivery:
     refusals = {
         400: invalid_params("this is the error that was asked for"),
         401: UNAUTHENTICATED,

@@ -1,8 +1,4 @@
-"""The oddities of tool calls: a reply -> the same reply, with its tool calls odd.
-
-What passes in are the name of an oddity, the reply as it should be, and the request; what comes out is another reply,
-which has tool calls. It does not know streams or connections.
-"""
+"""Make the tool calls of a reply odd."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,10 +6,8 @@ from typing import Any
 
 import orjson
 
-from batchchat.serve.body import ChatBody
-from batchchat.serve.calls import calls_for
-from batchchat.serve.subject import subject_of
-from batchchat.serve.tools import Tool
+from batchchat.serve.answer import calls_of
+from batchchat.serve.request import ChatRequest, Tool
 
 Reply = Mapping[str, Any]
 Call = Mapping[str, Any]
@@ -21,22 +15,17 @@ Call = Mapping[str, Any]
 _ANY_TOOL = Tool("odd_tool", "", {"type": "object", "properties": {"text": {"type": "string"}}})
 
 
-def with_calls(reply: Reply, chat: ChatBody) -> Reply:
+def with_calls(reply: Reply, chat: ChatRequest) -> Reply:
     """Return the reply with tool calls: its own, or two of the first tool offered."""
     if "tool_calls" in reply["choices"][0]["message"]:
         return reply
-    tool = (*chat.offer.tools, _ANY_TOOL)[0]
-    offer = replace(chat.offer, tools=(tool,), choice="required", is_parallel=False)
-    subject = subject_of(chat.messages)
-    calls = [
-        {**call, "index": index}
-        for index in range(2)
-        for call in calls_for(offer, chat.messages, subject, f"{chat.digest}:odd:{index}")
-    ]
+    tool = (*chat.tools, _ANY_TOOL)[0]
+    forced = replace(chat, tools=(tool,), must_call=True)
+    calls = [{**call, "index": index} for index in range(2) for call in calls_of(forced, index)]
     return _calling(reply, {"content": None, "tool_calls": calls}, "tool_calls")
 
 
-def odd_calls(name: str, reply: Reply, chat: ChatBody) -> Reply | None:
+def odd_calls(name: str, reply: Reply, chat: ChatRequest) -> Reply | None:
     """Return the reply with odd tool calls, None for an oddity of another kind."""
     if name == "function-call":
         called = with_calls(reply, chat)
