@@ -264,6 +264,7 @@ def test_frame_in_python_is_refused(place: Place) -> None:
 KILLED = "import sys; from batchchat.__main__ import main; sys.argv[1:] = ['run', sys.argv[1], '--quiet']; main()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["after-record", "before-rename", "after-rename", "before-settle"])
 def test_kill_while_the_file_is_replaced_doubles_no_row(place: Place, point: str) -> None:
     """Whichever of both files stands there after the kill, the next run knows it."""

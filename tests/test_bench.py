@@ -43,6 +43,8 @@ from tests.bench.side_by_side import judge as judge_rounds
 from tests.bench.stage import Stage
 from tests.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS = 20
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench-model","choices":[{"index":0,'

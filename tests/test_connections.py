@@ -608,6 +608,7 @@ def test_reply_to_half_a_request_frees_no_connection() -> None:
 # Sockets
 
 
+@pytest.mark.slow
 def test_hundreds_of_connections_are_opened_at_once() -> None:
     """Five hundred requests that begin together each get a connection, and their own reply."""
 

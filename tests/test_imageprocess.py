@@ -21,6 +21,8 @@ from batchchat.prompt.imageprocess import ImageProcess
 from batchchat.prompt.mediafile import MediaError
 from tests.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-not-a-real-key-0123456789"
 SECONDS = 10.0
 AMID_DECODING_S = 0.25

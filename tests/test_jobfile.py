@@ -823,6 +823,7 @@ JOBS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(JOBS | VALUES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_is_a_job_or_a_job_error(path: Path, value: object) -> None:

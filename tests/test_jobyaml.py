@@ -472,6 +472,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(PLAIN)
 def test_json_reads_as_itself(value: object) -> None:
     """JSON is YAML: what a program wrote with a JSON library is read without loss."""

@@ -245,6 +245,7 @@ def test_media_of_a_frame_need_a_root(shop: Path) -> None:
     assert "10 x 20 pixels" in batchchat.run(rooted, frame=rows)["completion"][0]
 
 
+@pytest.mark.slow
 def test_killed_run_remembers_what_it_read(shop: Path) -> None:
     """The digests of a run that was killed before its first answer are there for the next."""
     with EmbeddedEndpoint(ServeSettings(latency_s=30)) as endpoint:

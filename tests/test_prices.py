@@ -224,6 +224,7 @@ def test_price_that_nobody_publishes_is_not_known(model: str, endpoint: dict[str
     assert price_of(job(model, **endpoint), None) is None
 
 
+@pytest.mark.slow
 def test_own_machine_has_no_price_and_costs_no_import() -> None:
     """Published prices are not even loaded where none can be: that takes longer than all else at the start."""
     endpoints = [

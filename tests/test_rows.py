@@ -94,6 +94,7 @@ def test_values_are_made_little_by_little() -> None:
     assert [row.values["n"] for row in many.rows] == list(range(999))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "unneeded"),
     [(".parquet", ["pyarrow.csv", "pyarrow.compute"]), (".csv", ["pyarrow.parquet"]), (".jsonl", ["pyarrow.parquet"])],

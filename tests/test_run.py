@@ -77,6 +77,7 @@ def test_nothing_on_the_port_is_said_within_seconds(rows: Path) -> None:
     assert "cannot connect to 127.0.0.1:9: Connection refused" in refused.stderr
 
 
+@pytest.mark.slow
 def test_endpoint_that_answered_last_night_is_waited_for(rows: Path) -> None:
     """When it is down as the next run starts, with nothing but new rows, that is an outage and no mistyped address."""
     with EmbeddedEndpoint(ServeSettings()) as endpoint:
@@ -110,6 +111,7 @@ def test_dtypes_are_the_same_when_every_row_fails(rows: Path) -> None:
     assert {name: schema[name] for name in COLUMNS} == dict(COLUMNS)
 
 
+@pytest.mark.slow
 def test_refused_rows_keep_the_provider_words_and_are_not_asked_again(rows: Path) -> None:
     """A 400 is final for its row: kept with its reason, asked again only with --retry-errors."""
     log = rows / "ledger.jsonl"
@@ -168,6 +170,7 @@ def test_export_twice_gives_the_same_bytes(rows: Path) -> None:
         assert (rows / "out.parquet").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_key_is_in_nothing_that_a_run_leaves_behind(rows: Path) -> None:
     """A run with faults, a refusal, check and preview leave no trace of the key, in files or on the screen."""
     with EmbeddedEndpoint(ServeSettings(api_key=KEY, fault_rate=0.3)) as endpoint:
@@ -264,6 +267,7 @@ class OneBadRow:
         self._server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
@@ -329,6 +333,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.slow
 def test_notebook_interrupt_stops_the_run_and_frees_the_checkpoint(rows: Path) -> None:
     """Ctrl-C in a notebook's cell stops the run in its thread; nothing goes on behind it."""
     with EmbeddedEndpoint(ServeSettings(latency_s=0.5)) as endpoint:

@@ -1243,6 +1243,7 @@ def _check_finished(
     trial.expect(progress.rows_failed == failed, f"{progress.rows_failed} rows failed, not {failed}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_random_runs_keep_every_promise(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Random outcomes, delays, duplicates, stops, refusals and faults of feed and store, several runs at a time."""

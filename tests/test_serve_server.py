@@ -172,6 +172,7 @@ def test_nothing_is_logged_or_printed(capfd: pytest.CaptureFixture[str], caplog:
     assert not [record for record in caplog.records if record.name.startswith(("uvicorn", "asyncio"))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_it_cleanly(number: signal.Signals) -> None:

@@ -49,6 +49,7 @@ def run_over(folder: Path, base_url: str, limits: dict[str, Any], *arguments: st
 # Budgets
 
 
+@pytest.mark.slow
 def test_budget_stops_the_run_and_the_next_one_goes_on_with_more(tmp_path: Path) -> None:
     """Exit 5, the output as it was, 95 % used and no token over; again: nothing is sent; raised: it goes on."""
     write_csv(tmp_path / "rows.csv", texts(600))
@@ -72,6 +73,7 @@ def test_budget_stops_the_run_and_the_next_one_goes_on_with_more(tmp_path: Path)
     assert len(pl.read_parquet(tmp_path / "out.parquet")) == 600
 
 
+@pytest.mark.slow
 def test_budget_for_each_run_forgets_the_runs_before(tmp_path: Path) -> None:
     """With `budget_scope: run`, the second run spends as much again, in dollars by the job's price."""
     write_csv(tmp_path / "rows.csv", texts(600))
@@ -243,6 +245,7 @@ def write_models(folder: Path, count: int, *, failing: range) -> dict[str, Any]:
     return {**REQUEST, "model": "{{ which }}"}
 
 
+@pytest.mark.slow
 def test_run_with_too_many_failed_rows_stops(tmp_path: Path) -> None:
     """Every second row is refused: past a quarter the run stops, and says for what; where more may fail, it ends."""
     request = write_models(tmp_path, 200, failing=range(1, 200, 2))

@@ -179,6 +179,7 @@ CELL = st.text(st.sampled_from([*TRIGGERS, " ", "\u00a0", "'", '"', ",", "1", "5
 ANY_CELL = CELL | st.text(st.characters(codec="utf-8"), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(ANY_CELL, ANY_CELL), min_size=1, max_size=5))
 def test_no_cell_of_a_safe_file_begins_a_formula(cells: list[tuple[str, str]]) -> None:

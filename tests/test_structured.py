@@ -770,6 +770,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES), st.sampled_from([None, 2]), st.booleans())
 def test_every_json_object_is_taken_as_it_is(value: dict[str, Any], indent: int | None, is_fenced: bool) -> None:
     """JSON in, the same JSON out, however it is laid out and fenced."""
@@ -779,6 +780,7 @@ def test_every_json_object_is_taken_as_it_is(value: dict[str, Any], indent: int 
     assert json.loads(result) == value
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES, min_size=1), st.data())
 def test_a_cut_object_keeps_only_what_was_whole(value: dict[str, Any], data: st.DataObject) -> None:
     """Wherever a text is cut, no scalar but a text is changed, and no key is invented."""

@@ -182,6 +182,7 @@ def rewritten(source: Path, target: Path, change: Change) -> None:
         change(frame).write_ndjson(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_untouched_output_passes(job: Path, tmp_path: Path, suffix: str) -> None:
     """What was written is right; so is the same table in Parquet of another library."""
@@ -194,6 +195,7 @@ def test_untouched_output_passes(job: Path, tmp_path: Path, suffix: str) -> None
         assert verified(job, tmp_path / f"out{suffix}").differences == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("what", PLANTED)
 def test_planted_corruption_is_found(job: Path, tmp_path: Path, what: str, suffix: str) -> None:
