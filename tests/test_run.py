@@ -377,7 +377,7 @@ BAD_FILES: list[tuple[str, dict[str, bytes], dict[str, object], int, str]] = [
     ("no key", {}, {"endpoint": {"base_url": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY"}}, 2, "NO_SUCH_KEY"),
     ("not a checkpoint", {"c": b"no database" * 99}, {"checkpoint": {"path": "c"}}, 3, "damaged or not a checkpoint"),
     ("another database", {"c": _checkpoint(1, 7)}, {"checkpoint": {"path": "c"}}, 3, "not a checkpoint of batchchat"),
-    ("newer checkpoint", {"c": _checkpoint(99, 0x62636874)}, {"checkpoint": {"path": "c"}}, 3, "newer batchchat"),
+    ("newer checkpoint", {"c": _checkpoint(99, 0x6263686B)}, {"checkpoint": {"path": "c"}}, 3, "newer batchchat"),
     ("schema", {}, {"request": {"model": "m", "messages": "x", "response_schema": "s.json"}}, 2, "s.json"),
     ("media root", {}, {"input": {"path": "rows.csv", "media_root": "none"}}, 2, "is not a folder"),
 ]
