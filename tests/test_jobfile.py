@@ -485,6 +485,12 @@ def test_unknown_home_folder_is_a_problem(path: Path) -> None:
     assert problem.startswith("~nobody-has-this-name/x.csv: the home folder that `~` stands for is not known")
 
 
+def test_nul_in_a_path_is_a_problem(path: Path) -> None:
+    """YAML can write what no file name has."""
+    (problem,) = _problems(path, REQUEST + 'input: {path: "a\\0.csv"}\n')
+    assert problem == "'a\\x00.csv': has a NUL character in it, which no file name has"
+
+
 # variables
 
 
