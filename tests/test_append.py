@@ -100,6 +100,7 @@ def test_first_night_writes_what_replace_writes(place: Place, suffix: str) -> No
     assert place.output(suffix).read_bytes() == appended
 
 
+@pytest.mark.slow
 @each_format
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_input_that_comes_again_is_put_in_its_place(place: Place, suffix: str, number: int) -> None:
@@ -150,6 +151,7 @@ def test_file_of_unknown_origin_keeps_its_rows_in_front(place: Place, suffix: st
     assert place.texts(suffix) == FIRST + SECOND + THIRD
 
 
+@pytest.mark.slow
 @each_format
 def test_changed_file_takes_new_inputs_and_refuses_those_that_it_has(place: Place, suffix: str) -> None:
     """Where another program wrote, nobody knows whose rows are where: none is replaced, and none is doubled."""

@@ -278,6 +278,7 @@ TEXT_FILTERS = (
 NEITHER_TEXT_NOR_VALUE = {name for name in row_environment().filters if " " not in name} - set(TEXT_FILTERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "expression",
     [

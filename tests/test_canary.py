@@ -291,6 +291,7 @@ def test_key_of_a_provider_does_not_leave_for_another_host(rows: Path) -> None:
     assert_no_traces(rows, *(ended.stderr for ended in ends))
 
 
+@pytest.mark.slow
 def test_password_of_a_proxy_is_never_shown(rows: Path) -> None:
     """A proxy that refuses, or cannot be used, is named without what gets one in."""
     password = "pr0xy-CANARY-password"

@@ -438,6 +438,7 @@ def test_truncated_file_is_refused(tmp_path: Path, kept_share: float, is_read_on
     assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_read_only", [False, True])
 def test_zeroed_page_gives_no_wrong_answer(tmp_path: Path, is_read_only: bool) -> None:
     """Whichever page is lost, reading is refused as damaged, or gives exactly what was stored."""
@@ -672,6 +673,7 @@ def test_set_aside_after_a_kill_keeps_all_answers(tmp_path: Path) -> None:
     assert kept_answers(aside) in (3 * reported, 3 * reported + 3)
 
 
+@pytest.mark.slow
 def test_set_aside_with_a_reader_keeps_all_answers(tmp_path: Path) -> None:
     """While another program reads the checkpoint, it is set aside whole, or left as it is."""
     path = tmp_path / "c.sqlite"
@@ -721,6 +723,7 @@ settled_values = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.dictionaries(st.tuples(st.text(), st.text()), settled_values, max_size=4))
 def test_settled_values_are_remembered_by_endpoint_and_model(known: dict[tuple[str, str], Settled]) -> None:

@@ -260,6 +260,7 @@ def test_run_without_standard_error_works(starter: Path) -> None:
     assert (starter / "labelled.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
 def test_help_loads_nothing_but_click(command: list[str]) -> None:
     """Help waits for no library that only a command needs, and so answers at once."""

@@ -255,6 +255,7 @@ def _billed(folder: Path) -> list[dict[str, Any]]:
     return [one for one in ledger(folder / "ledger.jsonl") if one["status"] == 200]
 
 
+@pytest.mark.slow
 def test_later_price_changes_nothing_that_was_billed(tmp_path: Path) -> None:
     """An answer keeps what it cost when it came; only new rows have the new price."""
     write_csv(tmp_path / "rows.csv", ["old"])

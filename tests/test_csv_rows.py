@@ -143,6 +143,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
         assert _text(_written(tmp_path / name, data)) == [("1", "2")]
 
 
+@pytest.mark.slow
 def test_huge_cell_after_many_rows(tmp_path: Path) -> None:
     """A cell larger than a block makes the blocks larger, without losing or repeating the rows before it."""
     rows = [(str(number), "x" * 100) for number in range(30_000)]

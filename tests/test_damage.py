@@ -358,6 +358,7 @@ def test_answer_that_has_changed_is_not_saved(content: bytes, tmp_path: Path) ->
         assert checkpoint.answer_count() == len(ANSWERED) - 1
 
 
+@pytest.mark.slow
 def test_long_answers_go_on_where_they_went_on(content: bytes, tmp_path: Path) -> None:
     """An answer's further pages are looked for in the log, and where that has others of their number, in the file."""
     path = tmp_path / "c.sqlite"

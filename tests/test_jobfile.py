@@ -846,6 +846,7 @@ def test_any_value_is_a_job_or_a_job_error(path: Path, value: object) -> None:
         assert not any(math.isnan(number) for number in (outcome.job.limits.timeout_s, outcome.job.limits.grace_s))
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(st.characters(exclude_characters="!<~"), max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_setting_is_a_job_or_a_job_error(path: Path, key: str, value: str) -> None:

@@ -128,6 +128,7 @@ def test_nightly_appends_the_file_of_each_day(tmp_path: Path) -> None:
     assert table["ticket_id"].to_list() == ["T-2026-11-21", "T-2026-11-22"]
 
 
+@pytest.mark.slow
 def test_captions_tell_what_is_in_the_pictures(tmp_path: Path) -> None:
     """Each product's own picture is sent: the endpoint saw its size in pixels."""
     table = pl.read_parquet(run_job("caption.yaml", tmp_path, ".parquet"))

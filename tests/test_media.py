@@ -662,6 +662,7 @@ def test_each_medium_gets_its_own_place(tmp_path: Path) -> None:
 TEXTS = st.text() | st.sampled_from([f"media:image/png;blake2b={digest(PNG).hex()}", '"media:', "media:", "\\"])
 
 
+@pytest.mark.slow
 @given(st.lists(st.booleans() | TEXTS | st.dictionaries(TEXTS, TEXTS), max_size=6))
 def test_any_parts_around_media_stay(parts: list[Any]) -> None:
     """Whatever texts stand beside a medium, its data is in its place and all else is as it was; True is a medium."""

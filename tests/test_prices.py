@@ -185,6 +185,7 @@ def test_price_in_the_job_is_that_of_every_model() -> None:
     assert price_of(wanted, None) == Prices(wanted, None).of("whatever") == given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "endpoint", "provider"),
     [

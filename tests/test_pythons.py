@@ -55,6 +55,7 @@ MACHINES: list[dict[str, str]] = [
 STRICT = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error", "PYTHONWARNDEFAULTENCODING": "1"}
 
 
+@pytest.mark.slow
 def test_other_locales_and_time_zones_change_nothing(tmp_path: Path) -> None:
     """A run elsewhere finds every answer, writes the same bytes, and leaves nothing open or to a default encoding."""
     write_csv(tmp_path / "rows.csv", ["naïve", "Grüße", "日本"])
@@ -71,6 +72,7 @@ def test_other_locales_and_time_zones_change_nothing(tmp_path: Path) -> None:
     assert len(outputs) == 1
 
 
+@pytest.mark.slow
 def test_path_beyond_the_locale_is_a_problem_of_the_job(tmp_path: Path) -> None:
     """Where file names are ASCII, another one is refused with what to do."""
     write_csv(tmp_path / "rows.csv", ["a"])

@@ -118,6 +118,7 @@ def test_python_example_runs(tmp_path: Path) -> None:
     assert done.stdout == "200 True\n", done.stderr
 
 
+@pytest.mark.slow
 def test_try_20_then_all_does_not_ask_the_20_again(tmp_path: Path) -> None:
     """`run --limit 20` and then `run` is how the README says to begin."""
     assert batchchat("init", tmp_path / "job.yaml").code == 0

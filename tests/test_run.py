@@ -70,6 +70,7 @@ def test_unknown_model_stops_the_job(rows: Path) -> None:
     assert "Model not found: no-such-model" in refused.stderr
 
 
+@pytest.mark.slow
 def test_nothing_on_the_port_is_said_within_seconds(rows: Path) -> None:
     """A base URL with nothing behind it ends the run with 4, and no row is failed for it."""
     refused = command("run", write_job(rows), "--endpoint", "http://127.0.0.1:9/v1", "--json")
@@ -135,6 +136,7 @@ def test_refused_rows_keep_the_provider_words_and_are_not_asked_again(rows: Path
         assert all(int(row) % 2 == 0 for row in named.groups())
 
 
+@pytest.mark.slow
 def test_mistake_of_the_job_marks_no_row_failed(rows: Path) -> None:
     """When all rows are refused alike, the job stops with the provider's words; once mended, every row is asked."""
     log = rows / "ledger.jsonl"
@@ -183,6 +185,7 @@ def test_key_is_in_nothing_that_a_run_leaves_behind(rows: Path) -> None:
     assert not any(KEY.encode() in path.read_bytes() for path in files)
 
 
+@pytest.mark.slow
 def test_plain_standard_error_has_no_control_characters(rows: Path) -> None:
     """In a log file there is no bar, and no colour."""
     ended = command("run", write_job(rows))
@@ -223,6 +226,7 @@ def test_python_run_raises_what_stopped_it(rows: Path) -> None:
     assert raised.value.summary.progress.rows_answered == 0
 
 
+@pytest.mark.slow
 def test_requests_per_minute_are_spread_evenly(rows: Path) -> None:
     """At 600 a minute, 40 requests take four seconds, without a burst at the start."""
     log = rows / "ledger.jsonl"

@@ -442,6 +442,7 @@ def test_unknown_outcomes_are_counted() -> None:
     assert (progress.possibly_billed, progress.rows_answered) == (2, 1)
 
 
+@pytest.mark.slow
 def test_rate_limits_are_not_charged() -> None:
     """A row that is turned away more often than it has attempts is answered at its first attempt all the same."""
     store = MemoryStore()
@@ -665,6 +666,7 @@ def down_from_the_11th() -> Send:
     return send
 
 
+@pytest.mark.slow
 def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
     """A server that answers 503 to everybody for a while is down: all rows are answered with their first attempt."""
     store = MemoryStore()
@@ -676,6 +678,7 @@ def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
     assert progress.notes[0].startswith("waiting for the endpoint")
 
 
+@pytest.mark.slow
 def test_outage_costs_no_row_though_each_has_one_attempt_only() -> None:
     """Rows that failed before the outage was known are asked again when it is over."""
     store = MemoryStore()
@@ -743,6 +746,7 @@ def test_outage_is_not_charged_and_recovers() -> None:
     assert in_flight_at_start[:6] == [0, 1, 2, 3, 0, 0]
 
 
+@pytest.mark.slow
 def test_endpoint_never_reached_refuses_the_job() -> None:
     """After a few probes in vain an endpoint that was never there ends the job, with no row failed."""
     store = MemoryStore()

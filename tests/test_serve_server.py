@@ -97,6 +97,7 @@ def outcome(base_url: str, number: int) -> str:
     return "answered" if is_answer else f"{reply.status_code} JSON"
 
 
+@pytest.mark.slow
 def test_every_fault_happens_and_is_logged(tmp_path: Path) -> None:
     """Each kind of fault reaches the client as what it is, and the ledger has it by name."""
     log = tmp_path / "ledger.jsonl"

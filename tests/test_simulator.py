@@ -60,6 +60,7 @@ def test_remembered_limit_saves_the_ramp() -> None:
     assert found.took_s <= 12.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.5, 0.8])
 def test_lognormal_latencies_are_no_knee(sigma: float) -> None:
     """The chance of long and short replies is not taken for an endpoint that has had enough."""
@@ -220,6 +221,7 @@ def test_both_limits_are_kept() -> None:
     assert found.refused_share <= 0.001
 
 
+@pytest.mark.slow
 def test_fixed_number_finds_the_rate_as_well() -> None:
     """A number in flight that the user gave is not cut; the pace alone keeps to the limit."""
     found = play(Limited(endpoint(), requests=Bucket(RPM, RPM / 60)), 10**6, 200, until_s=240)

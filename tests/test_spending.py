@@ -173,6 +173,7 @@ def test_totals_are_the_sums_of_all_runs_and_of_what_kills_lost(tmp_path: Path) 
 # Deadlines
 
 
+@pytest.mark.slow
 def test_deadline_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
     """Exit 5 soon after the time is over, with the answers that were in flight; nothing is lost."""
     write_csv(tmp_path / "rows.csv", texts(60))
@@ -187,6 +188,7 @@ def test_deadline_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None
     assert (done.code, done.summary["rows_reused"]) == (0, answered)
 
 
+@pytest.mark.slow
 def test_deadline_stops_a_run_that_waits_for_its_endpoint(tmp_path: Path) -> None:
     """Nothing is there, and the run would wait for an hour: at the deadline it does not."""
     write_csv(tmp_path / "rows.csv", texts(5))
@@ -275,6 +277,7 @@ def test_failures_that_stand_do_not_count_again(tmp_path: Path) -> None:
 # What is asked aside of the job's runs
 
 
+@pytest.mark.slow
 def test_what_is_asked_to_look_at_counts_in_the_totals_and_against_the_budget(tmp_path: Path) -> None:
     """A preview and a sample are no runs of the job, but their money is spent: the next run knows of it."""
     write_csv(tmp_path / "rows.csv", texts(30))

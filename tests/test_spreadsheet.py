@@ -208,6 +208,7 @@ def _run(folder: Path, output: str, **options: Any) -> Path:
     return folder / output
 
 
+@pytest.mark.slow
 def test_whole_run_writes_a_safe_file(tmp_path: Path) -> None:
     """The setting of the job reaches the file: input cells and answers, and only by it."""
     safe = list(csv.DictReader(_run(tmp_path, "safe.csv", spreadsheet_safe=True).read_text().splitlines()))

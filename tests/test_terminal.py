@@ -20,6 +20,8 @@ from batchchat.status import job_status
 from tests.echoing import Echoing, Sent, completion
 from tests.running import BATCHCHAT, ROOT, batchchat, write_csv, write_job
 
+pytestmark = pytest.mark.slow
+
 TITLE, CLIPBOARD, CLEAR, C1, BIDI = "\x1b]0;pwned\x07", "\x1b]52;c;cm0=\x07", "\x1b[2J", "\x9b31m\x85", "\u202e\u2066"
 EVIL = f"{TITLE}{CLIPBOARD}{CLEAR}{C1}{BIDI}\x08\x7f"
 FORGED = "\nbatchchat: everything is fine\n"
