@@ -158,11 +158,11 @@ def test_ten_thousand_columns_take_seconds(tmp_path: Path) -> None:
     names = [f"c{index}" for index in range(10_000)]
     row = ",".join(str(index) for index in range(10_000))
     path = _written(tmp_path / "t.csv", "\n".join([",".join(names), *([row] * 300)]) + "\n")
-    start = time.perf_counter()
+    start = time.process_time()
     source = open_source(path)
     assert sum(len(batch.rows) for batch in source.batches()) == 300
     assert source.schema["c9999"] == pl.Int64
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.from_regex(
