@@ -14,7 +14,7 @@ demo: $(VENV)/installed ## Install batchchat and run jobs/triage.yaml: no key, n
 	$(BIN)/batchchat run jobs/triage.yaml
 
 test: $(VENV)/installed-dev ## Install what the tests need and run them all
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses 4 --dist worksteal
 
 check: lint test ## Format, lint and types, then the tests
 
@@ -26,7 +26,7 @@ lint: $(VENV)/installed-dev ## Format, lint and types
 	$(BIN)/mypy
 
 quick-tests: $(VENV)/installed-dev
-	$(BIN)/pytest --numprocesses auto -m "not slow"
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 
 fix: $(VENV)/installed-dev ## Format, and mend what the linter can
 	$(BIN)/ruff format

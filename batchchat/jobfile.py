@@ -6,6 +6,7 @@ What passes in is a job file's path and the command line's overrides; what comes
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -225,6 +226,14 @@ def _resolve_schema(data: dict[str, Any], base: Path) -> str | None:
 def _absolute(path: str | os.PathLike[str], base: Path) -> str | Path:
     if not str(path):
         return ""
+    try:
+        if b"\0" in os.fsencode(path):
+            raise _single(repr(path), "has a NUL character in it, which no file name has")
+    except UnicodeEncodeError as error:
+        coding = sys.getfilesystemencoding()
+        raise _single(
+            repr(path), f"cannot be a file name in {coding}, the locale's encoding; set LANG=C.UTF-8"
+        ) from error
     try:
         return Path(os.path.normpath(base / Path(path).expanduser()))
     except RuntimeError as error:

@@ -100,6 +100,7 @@ def test_first_night_writes_what_replace_writes(place: Place, suffix: str) -> No
     assert place.output(suffix).read_bytes() == appended
 
 
+@pytest.mark.slow
 @each_format
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_input_that_comes_again_is_put_in_its_place(place: Place, suffix: str, number: int) -> None:
@@ -150,6 +151,7 @@ def test_file_of_unknown_origin_keeps_its_rows_in_front(place: Place, suffix: st
     assert place.texts(suffix) == FIRST + SECOND + THIRD
 
 
+@pytest.mark.slow
 @each_format
 def test_changed_file_takes_new_inputs_and_refuses_those_that_it_has(place: Place, suffix: str) -> None:
     """Where another program wrote, nobody knows whose rows are where: none is replaced, and none is doubled."""
@@ -264,6 +266,7 @@ def test_frame_in_python_is_refused(place: Place) -> None:
 KILLED = "import sys; from batchchat.__main__ import main; sys.argv[1:] = ['run', sys.argv[1], '--quiet']; main()"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["after-record", "before-rename", "after-rename", "before-settle"])
 def test_kill_while_the_file_is_replaced_doubles_no_row(place: Place, point: str) -> None:
     """Whichever of both files stands there after the kill, the next run knows it."""

@@ -43,6 +43,8 @@ from tests.bench.side_by_side import judge as judge_rounds
 from tests.bench.stage import Stage
 from tests.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 ROWS = 20
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"bench-model","choices":[{"index":0,'
@@ -170,7 +172,7 @@ def test_costs_of_a_process_are_its_own(tmp_path: Path) -> None:
     large = run_process("large", [sys.executable, "-c", lines], tmp_path, Launch(choose_cores().client))
     small = run_process("small", [sys.executable, "-c", ""], tmp_path, Launch())
     assert 0.2 <= large.cpu_s <= large.seconds
-    assert 95 < large.peak_mb - small.peak_mb < 120
+    assert 80 < large.peak_mb - small.peak_mb < 120
     assert small.peak_mb < 40
 
 
@@ -183,7 +185,7 @@ def test_command_is_ended_after_its_time(tmp_path: Path) -> None:
 
 def test_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
     """What takes too long is killed with all that it started, and named."""
-    lines = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(30)"]
+    lines = ["sh", "-c", "echo $$; exec sleep 30"]
     with pytest.raises(RunError, match=r"sleeper did not end within 0\.5 s"):
         run_process("sleeper", lines, tmp_path, Launch(longest_s=0.5))
     pid = int((tmp_path / "said.txt").read_text())

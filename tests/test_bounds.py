@@ -162,12 +162,14 @@ def endings() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDLESS)
 def test_endless_template_fails_its_row_in_bounded_memory(endings: dict[str, str], name: str) -> None:
     """Whatever grows, pads, repeats or loops comes to one of two bounds, long before the machine comes to its own."""
     assert endings[name] in (f"LimitError: {STEPS}", f"LimitError: {CHARACTERS}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -276,6 +278,7 @@ TEXT_FILTERS = (
 NEITHER_TEXT_NOR_VALUE = {name for name in row_environment().filters if " " not in name} - set(TEXT_FILTERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "expression",
     [

@@ -127,6 +127,7 @@ STEPS = dict.fromkeys(["start", "tell", "told"], 20) | {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**9), limit=st.integers(10_000, 60_000), has_schema=st.booleans())
 def test_whatever_happens_the_bill_stays_within_the_budget(seed: int, limit: int, has_schema: bool) -> None:

@@ -126,6 +126,7 @@ def echoing_job(folder: Path, base_url: str, **endpoint: Any) -> Path:
     return write_job(folder, output=output, limits=limits, endpoint={"base_url": base_url, "name": "x", **endpoint})
 
 
+@pytest.mark.slow
 def test_key_is_in_nothing_that_a_run_with_faults_leaves(rows: Path) -> None:
     """Echoed in answers, errors, headers and broken replies, also JSON's escapes: it is in no file and on no screen."""
     env = {"TEST_KEY": KEY}
@@ -149,6 +150,7 @@ def test_key_is_in_nothing_that_a_run_with_faults_leaves(rows: Path) -> None:
     assert_no_traces(rows, *(ended.stdout + ended.stderr for ended in ends))
 
 
+@pytest.mark.slow
 def test_killed_run_and_damaged_checkpoint_have_no_key(rows: Path) -> None:
     """Not in the journal beside a checkpoint, nor in the list of processes, nor in what is said of damage."""
 
@@ -184,6 +186,7 @@ def assert_no_traces_in(*printed: str) -> None:
     assert [forms for text in printed if (forms := traces(text.encode()))] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["file", "Oxen's config"])
 def test_key_from_a_file_stays_there(rows: Path, place: str, tmp_path: Path) -> None:
     """The file that it came from is the only one that has it."""
@@ -246,6 +249,7 @@ __main__.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debug", ["", "1"])
 def test_crash_of_our_own_shows_no_key(rows: Path, debug: str) -> None:
     """Neither the line that asks for a report, nor the traceback, nor the checkpoint has what a bug would tell."""
@@ -287,6 +291,7 @@ def test_key_of_a_provider_does_not_leave_for_another_host(rows: Path) -> None:
     assert_no_traces(rows, *(ended.stderr for ended in ends))
 
 
+@pytest.mark.slow
 def test_password_of_a_proxy_is_never_shown(rows: Path) -> None:
     """A proxy that refuses, or cannot be used, is named without what gets one in."""
     password = "pr0xy-CANARY-password"

@@ -216,6 +216,7 @@ failures = st.builds(
 failed_rows = st.builds(FailedRow, failures, st.booleans(), st.none() | seconds, st.integers(0, 1000))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(outcomes=st.dictionaries(st.binary(min_size=1), answers | failed_rows, max_size=5))
 def test_outcomes_round_trip_exactly(outcomes: dict[bytes, Outcome]) -> None:
@@ -338,6 +339,7 @@ def test_refused_commit_stores_nothing(tmp_path: Path) -> None:
         assert checkpoint.find([b"after"]) == {b"after": True}
 
 
+@pytest.mark.slow
 def test_full_disk_stores_nothing(tmp_path: Path) -> None:
     """A commit that the disk has no room for is refused as a whole; with room again, the same process goes on."""
     assert script(FULL_DISK, tmp_path / "c.sqlite").splitlines() == [
@@ -347,6 +349,7 @@ def test_full_disk_stores_nothing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_count", [1, 3, 20, 150])
 def test_kill_loses_no_reported_commit(tmp_path: Path, group_count: int) -> None:
     """After a SIGKILL every commit that had returned is there, at most one more is, and none in part."""
@@ -435,6 +438,7 @@ def test_truncated_file_is_refused(tmp_path: Path, kept_share: float, is_read_on
     assert isinstance(caught.value.__cause__, sqlite3.DatabaseError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_read_only", [False, True])
 def test_zeroed_page_gives_no_wrong_answer(tmp_path: Path, is_read_only: bool) -> None:
     """Whichever page is lost, reading is refused as damaged, or gives exactly what was stored."""
@@ -533,6 +537,7 @@ def test_changed_run_counts_as_not_there(tmp_path: Path, change: str) -> None:
         assert last_run_of(checkpoint).run == 3
 
 
+@pytest.mark.slow
 def test_reading_works_while_another_writes(tmp_path: Path) -> None:
     """A reader sees every commit that has returned in the writing process, and stops neither."""
     path = tmp_path / "c.sqlite"
@@ -562,6 +567,7 @@ def test_read_only_open_changes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "folder_mode",
     [
@@ -593,6 +599,7 @@ def test_missing_checkpoint_is_not_made_by_reading(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 def test_all_files_are_their_owners_alone(tmp_path: Path, umask: int) -> None:
     """Prompts and answers are private, and their owner's, whatever the umask: both folders and every file in them."""
@@ -654,6 +661,7 @@ def test_set_aside_keeps_the_answers_readable(tmp_path: Path) -> None:
         assert (checkpoint.answer_count(), checkpoint.last_run()) == (0, None)
 
 
+@pytest.mark.slow
 def test_set_aside_after_a_kill_keeps_all_answers(tmp_path: Path) -> None:
     """What a killed run left in the write-ahead log goes along."""
     path = tmp_path / "c.sqlite"
@@ -665,6 +673,7 @@ def test_set_aside_after_a_kill_keeps_all_answers(tmp_path: Path) -> None:
     assert kept_answers(aside) in (3 * reported, 3 * reported + 3)
 
 
+@pytest.mark.slow
 def test_set_aside_with_a_reader_keeps_all_answers(tmp_path: Path) -> None:
     """While another program reads the checkpoint, it is set aside whole, or left as it is."""
     path = tmp_path / "c.sqlite"
@@ -714,6 +723,7 @@ settled_values = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.dictionaries(st.tuples(st.text(), st.text()), settled_values, max_size=4))
 def test_settled_values_are_remembered_by_endpoint_and_model(known: dict[tuple[str, str], Settled]) -> None:
@@ -820,6 +830,7 @@ def test_run_that_ended_lost_nothing(tmp_path: Path) -> None:
     assert (before.lost_in_flight, before.progress) == (0, Progress(in_flight=3, in_flight_bound=16))
 
 
+@pytest.mark.slow
 def test_run_that_was_killed_tells_the_next(tmp_path: Path) -> None:
     """The next run learns how many requests of a killed one may have been billed without an answer."""
     killed_writer(tmp_path / "c.sqlite", 3)

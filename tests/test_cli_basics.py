@@ -201,6 +201,7 @@ def test_status_before_the_first_run_says_so(starter: Path) -> None:
     assert sorted(path.name for path in starter.iterdir()) == ["job.yaml", "tickets.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_prints_its_url_and_stops_on_signals(number: signal.Signals) -> None:
     """`serve --port 0` prints one line, a URL that answers; a signal ends it without a word."""
@@ -217,6 +218,7 @@ def test_serve_prints_its_url_and_stops_on_signals(number: signal.Signals) -> No
         assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_serve_on_a_used_port_is_one_line() -> None:
     """A port that another program has gives exit code 2 and one line."""
     with serving() as (_, line):
@@ -226,6 +228,7 @@ def test_serve_on_a_used_port_is_one_line() -> None:
     assert ended.stderr.startswith(f"batchchat: port {port} on 127.0.0.1 cannot be used")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--help", "--version", "schema", "preview job.yaml", "status job.yaml --json"])
 def test_reader_that_went_away_is_no_error_to_show(command: str, starter: Path) -> None:
     """`batchchat ... | head -0` ends without a word on standard error."""
@@ -241,6 +244,7 @@ def test_reader_that_went_away_is_no_error_to_show(command: str, starter: Path) 
     assert process.returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [">&-", "> /dev/full"])
 def test_output_that_takes_nothing_is_no_internal_error(end: str, tmp_path: Path) -> None:
     """A closed or full standard output is not reported as a bug of batchchat."""
@@ -249,12 +253,14 @@ def test_output_that_takes_nothing_is_no_internal_error(end: str, tmp_path: Path
     assert code != 70
 
 
+@pytest.mark.slow
 def test_run_without_standard_error_works(starter: Path) -> None:
     """A job that is started with standard error closed does its work."""
     assert shell("$BATCHCHAT run job.yaml 2>&-", starter) == (0, "")
     assert (starter / "labelled.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
 def test_help_loads_nothing_but_click(command: list[str]) -> None:
     """Help waits for no library that only a command needs, and so answers at once."""

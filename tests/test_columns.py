@@ -372,6 +372,7 @@ def expected_row(outcome: Outcome | None) -> dict[str, Any]:
     return row | {"first_token_s": outcome.first_token_s, "parsed": parsed}
 
 
+@pytest.mark.slow
 @given(st.lists(st.none() | answers | failed_rows, max_size=8))
 def test_outcomes_come_back_from_parquet(outcomes: list[Outcome | None]) -> None:
     """Any outcomes give the contract's rows and dtypes, and Parquet keeps them."""

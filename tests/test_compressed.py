@@ -10,6 +10,8 @@ import pytest
 
 from tests.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 MB = 2**20
 UNFOLDED_MB = 1024
 PROBE = """

@@ -239,6 +239,7 @@ def costs_of(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path).select("text", "prompt_tokens", "completion_tokens", "cost_usd")
 
 
+@pytest.mark.slow
 def test_costs_of_identical_rows_sum_to_what_was_billed(tmp_path: Path) -> None:
     """Each answer's cost stands once, at the first of its rows; column, summary and the endpoint's ledger agree."""
     write_csv(tmp_path / "rows.csv", [f"text {number % 17}" for number in range(600)])
@@ -261,6 +262,7 @@ def _billed(folder: Path) -> list[dict[str, Any]]:
     return [one for one in ledger(folder / "ledger.jsonl") if one["status"] == 200]
 
 
+@pytest.mark.slow
 def test_later_price_changes_nothing_that_was_billed(tmp_path: Path) -> None:
     """An answer keeps what it cost when it came; only new rows have the new price."""
     write_csv(tmp_path / "rows.csv", ["old"])
@@ -273,6 +275,7 @@ def test_later_price_changes_nothing_that_was_billed(tmp_path: Path) -> None:
     assert new["cost_usd"] == pytest.approx((200.0 * new["prompt_tokens"] + 800.0 * new["completion_tokens"]) / 1e6)
 
 
+@pytest.mark.slow
 def test_unknown_price_is_null_and_said_once(tmp_path: Path) -> None:
     """The cost column is null, with its type; one note names the model and what to add."""
     write_csv(tmp_path / "rows.csv", [f"text {number}" for number in range(30)])
@@ -319,6 +322,7 @@ def stored(path: Path) -> tuple[int, float]:
     return tokens, sum(one.cost_usd or 0.0 for one in usages)
 
 
+@pytest.mark.slow
 def test_totals_of_killed_runs_are_those_of_what_is_stored(tmp_path: Path) -> None:
     """Killed in the middle of a commit or right behind it: the runs' tokens and dollars are the answers'."""
     write_csv(tmp_path / "rows.csv", [f"text {number}" for number in range(300)])

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Self
 
 import polars as pl
+import pytest
 
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, ledger, write_csv, write_job
+
+pytestmark = pytest.mark.slow
 
 ROWS = 60
 CONCURRENCY = 8

@@ -143,6 +143,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
         assert _text(_written(tmp_path / name, data)) == [("1", "2")]
 
 
+@pytest.mark.slow
 def test_huge_cell_after_many_rows(tmp_path: Path) -> None:
     """A cell larger than a block makes the blocks larger, without losing or repeating the rows before it."""
     rows = [(str(number), "x" * 100) for number in range(30_000)]
@@ -151,16 +152,17 @@ def test_huge_cell_after_many_rows(tmp_path: Path) -> None:
     assert _text(path) == rows
 
 
+@pytest.mark.slow
 def test_ten_thousand_columns_take_seconds(tmp_path: Path) -> None:
     """A wide table is checked, typed and read."""
     names = [f"c{index}" for index in range(10_000)]
     row = ",".join(str(index) for index in range(10_000))
     path = _written(tmp_path / "t.csv", "\n".join([",".join(names), *([row] * 300)]) + "\n")
-    start = time.perf_counter()
+    start = time.process_time()
     source = open_source(path)
     assert sum(len(batch.rows) for batch in source.batches()) == 300
     assert source.schema["c9999"] == pl.Int64
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.from_regex(
@@ -168,6 +170,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=12), st.sampled_from(["\n", "\r\n"]))
 def test_csv_cells_come_back_exactly(rows: list[tuple[str, str]], end: str) -> None:
     """What Python's csv module wrote is what csv_text holds, and typed cells lose nothing."""
@@ -197,6 +200,7 @@ def test_number_cells_print_as_they_stand(tmp_path: Path) -> None:
     assert [value for value in values if value is not None] == [3.1, 3, 3.1, -2000.0]
 
 
+@pytest.mark.slow
 @given(st.lists(st.from_regex(r"-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,4})?|n/a|true|", fullmatch=True), min_size=2))
 def test_row_below_changes_no_text_above(tmp_path_factory: pytest.TempPathFactory, cells: list[str]) -> None:
     """What a cell looks like in a prompt depends on the cell alone, or a new row would ask the others again."""

@@ -97,6 +97,7 @@ def run(path: Path) -> int:
     pytest.fail("two runs did not get over the damage")
 
 
+@pytest.mark.slow
 def test_flipped_bits_never_give_a_wrong_outcome(content: bytes, tmp_path: Path) -> None:
     """Whichever bit is flipped: what is read is what was stored, the next run completes it, and asks little again."""
     chance = random.Random(4)
@@ -139,6 +140,7 @@ def test_file_of_which_nothing_is_left_is_refused(content: bytes, length: int, t
     assert path.read_bytes() == content[:length]
 
 
+@pytest.mark.slow
 def test_zeroed_page_costs_its_own_rows(content: bytes, tmp_path: Path) -> None:
     """Whichever page is lost, the first with the schema too, nothing that stands on the others is asked again."""
     for page in range(0, len(content) // PAGE_BYTES, 4):
@@ -356,6 +358,7 @@ def test_answer_that_has_changed_is_not_saved(content: bytes, tmp_path: Path) ->
         assert checkpoint.answer_count() == len(ANSWERED) - 1
 
 
+@pytest.mark.slow
 def test_long_answers_go_on_where_they_went_on(content: bytes, tmp_path: Path) -> None:
     """An answer's further pages are looked for in the log, and where that has others of their number, in the file."""
     path = tmp_path / "c.sqlite"
@@ -413,6 +416,7 @@ with open_whole(Path(sys.argv[1])) as checkpoint:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["in-salvage", "after-salvage", "before-replacement", "after-replacement"])
 def test_kill_while_saving_loses_nothing(content: bytes, point: str, tmp_path: Path) -> None:
     """Wherever the process dies, the next one has every answer, and one copy of the damaged file, with its WAL."""
@@ -429,6 +433,7 @@ def test_kill_while_saving_loses_nothing(content: bytes, point: str, tmp_path: P
     assert sorted(tmp_path.iterdir()) == sorted([path, aside, aside.with_name(f"{aside.name}-wal")])
 
 
+@pytest.mark.slow
 def test_damage_while_a_fresh_start_is_wished_brings_no_old_answer_back(content: bytes, tmp_path: Path) -> None:
     """A new checkpoint that a kill kept from its place goes aside too; every answer is in one of the two files."""
     path = tmp_path / "c.sqlite"

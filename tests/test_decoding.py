@@ -38,6 +38,7 @@ def test_coding_that_was_not_asked_for_is_refused(coding: str) -> None:
         Decoder(coding)
 
 
+@pytest.mark.slow
 def test_bomb_comes_in_bounded_pieces() -> None:
     """Kilobytes that stand for 100 MB never become more than one piece at a time."""
     packed = gzip.compress(bytes(100 * 2**20), compresslevel=9)

@@ -187,6 +187,7 @@ def test_no_key_and_no_price_are_no_obstacle(tmp_path: Path) -> None:
     assert (ended.code, "NO_SUCH_KEY is not set" in ended.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_live_run_can_be_estimated_but_not_sampled(tmp_path: Path) -> None:
     """To look needs no lock; to ask needs it, and says who has it."""
     write_csv(tmp_path / "rows.csv", texts(200))
@@ -279,6 +280,7 @@ def test_refused_sample_ends_as_a_refused_run(place: Path) -> None:
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 def test_intervals_of_samples_hold_the_truth(tmp_path: Path) -> None:
     """Of 20 tables with long-tailed sizes and completions, in 16 or more the true cost is within the 90 % interval.
 
@@ -333,6 +335,7 @@ def sampled_and_true(folder: Path, base_url: str, seed: int) -> tuple[Estimate, 
 # Arithmetic
 
 
+@pytest.mark.slow
 def test_nine_of_ten_intervals_hold_the_truth() -> None:
     """Over 400 samples of 50 requests, of tables in which sizes and completions have long tails."""
     job = Job.model_validate({"request": request()})
@@ -432,6 +435,7 @@ def on_a_terminal(folder: Path, reply: bytes, *options: str) -> tuple[int, str]:
     return process.returncode, written.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reply", [b"n\n", b"\n", b"\x04"], ids=["no", "nothing", "Ctrl-D"])
 def test_not_confirmed_sends_nothing(place: Path, reply: bytes) -> None:
     """Above the limit a terminal is asked; what is not yes ends with 130, even where nothing else is to be said."""
@@ -442,12 +446,14 @@ def test_not_confirmed_sends_nothing(place: Path, reply: bytes) -> None:
     assert "nothing was sent" in written
 
 
+@pytest.mark.slow
 def test_confirmed_run_goes_on(place: Path) -> None:
     """Yes is all that it takes."""
     code, _ = on_a_terminal(place, b"y\n", "--set", "limits.confirm_above_usd=0.01")
     assert (code, asked(place)) == (0, 291)
 
 
+@pytest.mark.slow
 def test_cheap_or_unpriced_run_is_not_asked(place: Path) -> None:
     """Below the limit nothing is asked, nor where the price is not known, which is said."""
     code, written = on_a_terminal(place, b"n\n", "--limit", "3", "--set", "limits.confirm_above_usd=5")
@@ -467,6 +473,7 @@ def test_script_is_never_asked(place: Path) -> None:
     assert "go on?" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_refused_question_is_told_as_json(place: Path) -> None:
     """`--json` has its object for this end too, and the question is not in it."""
     ours, theirs = pty.openpty()

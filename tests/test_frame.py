@@ -89,6 +89,7 @@ def test_what_a_row_decides_has_no_frame(body: dict[str, Any]) -> None:
     assert prompt_of(body).frame is None
 
 
+@pytest.mark.slow
 @given(st.sampled_from(FRAMED), VALUES, VALUES, st.booleans())
 @example(FRAMED[0], marks(1)[0], "", True)
 @example(FRAMED[1], marks(2)[1], marks(2)[0], True)

@@ -14,6 +14,8 @@ from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, Ended, batchchat, ledger, write_csv, write_job
 
+pytestmark = pytest.mark.slow
+
 ROWS = 200
 
 LIMITED = """

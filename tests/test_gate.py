@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,6 +86,7 @@ def test_success_does_not_open_early() -> None:
     assert gate.opens_at == 70.0
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(0.0, 10.0), st.floats(0.0, 10.0), st.floats(0.0, 100.0)), max_size=50))
 def test_gate_never_opens_earlier_than_asked(troubles: list[tuple[float, float, float]]) -> None:
     """Whatever comes, the gate opens no earlier than any reply so far asked for, and bursts are at most replies."""

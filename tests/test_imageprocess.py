@@ -21,6 +21,8 @@ from batchchat.prompt.imageprocess import ImageProcess
 from batchchat.prompt.mediafile import MediaError
 from tests.running import ROOT
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-not-a-real-key-0123456789"
 SECONDS = 10.0
 AMID_DECODING_S = 0.25
@@ -155,7 +157,7 @@ def test_image_that_ends_it_each_time_is_its_rows_failure(apart: ImageProcess) -
     """It is tried twice; then the row has its reason, and the next image a new process."""
     ended = set()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(apart.shrunk, picture("JPEG2000", 2_500), "image/jp2", 100, "it")
+        waiting = pool.submit(apart.shrunk, picture("JPEG2000", 4_000), "image/jp2", 100, "it")
         while not waiting.done():
             wait([waiting], timeout=0.02)
             for pid in children(os.getpid()):

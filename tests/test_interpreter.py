@@ -7,7 +7,11 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import pytest
+
 from batchchat.interpreter import undisturbed
+
+pytestmark = pytest.mark.slow
 
 IMPORTS = """
 import gc

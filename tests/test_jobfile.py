@@ -485,6 +485,12 @@ def test_unknown_home_folder_is_a_problem(path: Path) -> None:
     assert problem.startswith("~nobody-has-this-name/x.csv: the home folder that `~` stands for is not known")
 
 
+def test_nul_in_a_path_is_a_problem(path: Path) -> None:
+    """YAML can write what no file name has."""
+    (problem,) = _problems(path, REQUEST + 'input: {path: "a\\0.csv"}\n')
+    assert problem == "'a\\x00.csv': has a NUL character in it, which no file name has"
+
+
 # variables
 
 
@@ -823,6 +829,7 @@ JOBS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(JOBS | VALUES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_is_a_job_or_a_job_error(path: Path, value: object) -> None:
@@ -839,6 +846,7 @@ def test_any_value_is_a_job_or_a_job_error(path: Path, value: object) -> None:
         assert not any(math.isnan(number) for number in (outcome.job.limits.timeout_s, outcome.job.limits.grace_s))
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(st.characters(exclude_characters="!<~"), max_size=20))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_setting_is_a_job_or_a_job_error(path: Path, key: str, value: str) -> None:

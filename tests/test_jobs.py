@@ -30,6 +30,7 @@ def run_job(name: str, folder: Path, suffix: str, *options: str) -> Path:
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", JOBS)
 def test_job_answers_every_row(name: str, tmp_path: Path) -> None:
     """Every row of every job has its answer, and no error."""
@@ -66,6 +67,7 @@ def _requests(stdout: str) -> list[dict[str, list[dict[str, str]]]]:
     return [shown["request"] for shown in orjson.loads(text)]
 
 
+@pytest.mark.slow
 def test_reviews_give_json_that_fits_the_schema(tmp_path: Path) -> None:
     """The answers under `response_format` are instances of the job's schema."""
     table = pl.read_parquet(run_job("reviews.yaml", tmp_path, ".parquet"))
@@ -106,6 +108,7 @@ def test_nightly_takes_its_input_and_provider_from_the_environment(tmp_path: Pat
     assert (ended.code, ended.summary["rows_total"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_nightly_appends_the_file_of_each_day(tmp_path: Path) -> None:
     """The lines that its comments show: one dated file each night, one checkpoint, one table of all nights."""
     job = (ROOT / "jobs" / "nightly.yaml").read_text()
@@ -125,6 +128,7 @@ def test_nightly_appends_the_file_of_each_day(tmp_path: Path) -> None:
     assert table["ticket_id"].to_list() == ["T-2026-11-21", "T-2026-11-22"]
 
 
+@pytest.mark.slow
 def test_captions_tell_what_is_in_the_pictures(tmp_path: Path) -> None:
     """Each product's own picture is sent: the endpoint saw its size in pixels."""
     table = pl.read_parquet(run_job("caption.yaml", tmp_path, ".parquet"))
@@ -134,6 +138,7 @@ def test_captions_tell_what_is_in_the_pictures(tmp_path: Path) -> None:
             assert f"image/png, {picture.width} x {picture.height} pixels" in caption
 
 
+@pytest.mark.slow
 def test_tools_gives_one_call_for_each_ticket(tmp_path: Path) -> None:
     """A required tool is called once, with arguments that fit its parameters."""
     table = pl.read_parquet(run_job("tools.yaml", tmp_path, ".parquet"))
@@ -166,6 +171,7 @@ def test_extract_gives_a_typed_column(tmp_path: Path) -> None:
     assert set(table["ticket"].struct.field("category")) <= {"billing", "shipping", "bug", "account", "other"}
 
 
+@pytest.mark.slow
 def test_stream_knows_when_each_answer_began(tmp_path: Path) -> None:
     """A streamed job has the same answers as one that is not, and `first_token_s` beside them."""
     streamed = pl.read_parquet(run_job("stream.yaml", tmp_path, ".parquet"))

@@ -137,6 +137,7 @@ def test_cycle_is_refused(text: str) -> None:
     assert _error(text) == TOO_DEEP
 
 
+@pytest.mark.slow
 def test_anchor_bomb_is_refused() -> None:
     """Nine anchors of nine aliases each would be a billion values."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
@@ -169,6 +170,7 @@ def test_variables_without_an_end_take_no_time() -> None:
     assert _value(f"a: '{text}'") == {"a": text}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[" * 5000, "a: " + "[" * 2000 + "]" * 2000, "- " * 3000 + "x", "{" * 3000])
 def test_deep_nesting_is_refused(text: str) -> None:
     """A document deeper than the stack is a message, not a crash."""
@@ -417,6 +419,7 @@ def test_set_value_is_yaml_or_text(text: str, value: object) -> None:
     assert (found, type(found)) == (value, type(value))
 
 
+@pytest.mark.slow
 def test_deep_set_value_does_not_crash() -> None:
     """A value deeper than the stack is text or an error."""
     assert isinstance(parse_value("[" * 3000, "--set x"), str)
@@ -472,6 +475,7 @@ PLAIN = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(PLAIN)
 def test_json_reads_as_itself(value: object) -> None:
     """JSON is YAML: what a program wrote with a JSON library is read without loss."""

@@ -127,6 +127,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3), min_size=1, max_size=8))
 def test_any_json_can_be_read(rows: list[dict[str, Any]]) -> None:
     """Whatever the lines hold there is a frame for it, and the objects come back as they were."""

@@ -18,6 +18,8 @@ from tests.odd_replies import respond
 from tests.running import BATCHCHAT, batchchat, ledger, write_csv, write_job
 from tests.torture import embedded
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
 def test_kill_9_in_the_middle_of_corrections_costs_what_the_runs_say(is_streamed: bool, tmp_path: Path) -> None:

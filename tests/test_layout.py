@@ -138,6 +138,7 @@ def test_imports_go_one_way() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_no_import_cycles() -> None:
     """No module needs itself, not even by an import within a function; imports for types do not count."""
     needs = {module: {one.name for one in own_imports(module, with_types=False)} for module in MODULES}
@@ -147,6 +148,7 @@ def test_no_import_cycles() -> None:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
+@pytest.mark.slow
 def test_third_parties_have_one_door_each() -> None:
     """Each library is imported by its own modules alone, elsewhere at most for types; no other library is imported."""
     wrong, imported = [], set()
@@ -162,6 +164,7 @@ def test_third_parties_have_one_door_each() -> None:
     assert set(DOORS) - imported == set()
 
 
+@pytest.mark.slow
 def test_only_the_command_line_prints_or_exits() -> None:
     """Nothing but the command line prints, ends the process, or takes standard output; progress has standard error."""
     wrong = []
@@ -206,6 +209,7 @@ def test_importing_has_no_effects() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_nothing_that_is_read_becomes_code() -> None:
     """No pickle, and nothing that compiles or runs text: rows, replies and checkpoints are data."""
     for module in MODULES:

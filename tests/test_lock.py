@@ -20,6 +20,8 @@ from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, write_csv, write_job
 
+pytestmark = pytest.mark.slow
+
 HOLDER = """
 import sys
 from pathlib import Path

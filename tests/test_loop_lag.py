@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from PIL import Image
 
 from tests.echoing import completion
 from tests.running import ROOT, write_job
+
+pytestmark = pytest.mark.slow
 
 LONGEST_MS = 20.0
 """What may hold the loop at a time."""

@@ -422,6 +422,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(JSON | st.fixed_dictionaries({"content": st.lists(st.dictionaries(st.just("video_url"), JSON))})))
 def test_any_conversation_is_placed_or_refused(conversation: list[Any]) -> None:
     """Values of any shape lead to messages or a MediaError, and are not changed."""
@@ -661,6 +662,7 @@ def test_each_medium_gets_its_own_place(tmp_path: Path) -> None:
 TEXTS = st.text() | st.sampled_from([f"media:image/png;blake2b={digest(PNG).hex()}", '"media:', "media:", "\\"])
 
 
+@pytest.mark.slow
 @given(st.lists(st.booleans() | TEXTS | st.dictionaries(TEXTS, TEXTS), max_size=6))
 def test_any_parts_around_media_stay(parts: list[Any]) -> None:
     """Whatever texts stand beside a medium, its data is in its place and all else is as it was; True is a medium."""
@@ -959,6 +961,7 @@ def test_missing_pillow_is_told_at_the_start(monkeypatch: pytest.MonkeyPatch) ->
         require_pillow()
 
 
+@pytest.mark.slow
 def test_pillow_is_loaded_only_to_shrink(tmp_path: Path) -> None:
     """Images go out without Pillow as long as they are sent as they are."""
     written(tmp_path / "a.png", PNG)

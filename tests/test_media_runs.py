@@ -66,6 +66,7 @@ def run(folder: Path, *options: str) -> tuple[Ended, pl.DataFrame]:
     return ended, pl.read_parquet(folder / "out.parquet")
 
 
+@pytest.mark.slow
 def test_pictures_are_sent_with_their_types(shop: Path) -> None:
     """The endpoint sees what is in each file, whatever its name."""
     media_job(shop)
@@ -75,6 +76,7 @@ def test_pictures_are_sent_with_their_types(shop: Path) -> None:
         assert f"image/{kind}, {10 * number} x 20 pixels" in completion
 
 
+@pytest.mark.slow
 def test_resume_asks_and_reads_nothing_again(shop: Path) -> None:
     """A file of the same size and time is not even opened: not when its content is another, not when it may not be."""
     media_job(shop)
@@ -87,6 +89,7 @@ def test_resume_asks_and_reads_nothing_again(shop: Path) -> None:
     assert command("export", shop / "job.yaml").code == 0
 
 
+@pytest.mark.slow
 def test_changed_picture_is_asked_again_and_a_moved_one_is_not(shop: Path) -> None:
     """The key holds the content: one new picture is one request, and a new folder is none."""
     media_job(shop)
@@ -99,6 +102,7 @@ def test_changed_picture_is_asked_again_and_a_moved_one_is_not(shop: Path) -> No
     assert "33 x 44 pixels" in table["completion"][0]
 
 
+@pytest.mark.slow
 def test_output_holds_what_the_run_found(shop: Path) -> None:
     """Answers do not go when their pictures do: not from an export, and not from a run that asks nothing else."""
     media_job(shop)
@@ -111,6 +115,7 @@ def test_output_holds_what_the_run_found(shop: Path) -> None:
     assert after.equals(before)
 
 
+@pytest.mark.slow
 def test_picture_that_changes_under_a_run_is_its_rows_trouble(shop: Path) -> None:
     """One file is written to while the run goes on: the output is there, with a failure for that row alone."""
 
@@ -217,6 +222,7 @@ def test_too_large_picture_fails_its_row(shop: Path) -> None:
     assert "input.max_media_bytes" in table["error"][1]
 
 
+@pytest.mark.slow
 def test_large_pictures_are_shrunk(shop: Path) -> None:
     """The longer side comes down to the limit; smaller pictures and the keys of other sizes are left alone."""
     (shop / "pictures" / "1.png").write_bytes(picture(400, 200))
@@ -245,6 +251,7 @@ def test_media_of_a_frame_need_a_root(shop: Path) -> None:
     assert "10 x 20 pixels" in batchchat.run(rooted, frame=rows)["completion"][0]
 
 
+@pytest.mark.slow
 def test_killed_run_remembers_what_it_read(shop: Path) -> None:
     """The digests of a run that was killed before its first answer are there for the next."""
     with EmbeddedEndpoint(ServeSettings(latency_s=30)) as endpoint:

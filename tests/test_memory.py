@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.torture import memory
+
+pytestmark = pytest.mark.slow
 
 
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:

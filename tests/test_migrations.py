@@ -95,6 +95,7 @@ def test_step_that_fails_leaves_no_trace(tmp_path: Path) -> None:
         assert (pragma(connection, "user_version"), pragma(connection, "application_id")) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", ["CREATE TABLE runs", "PRAGMA application_id", "PRAGMA user_version = 1"])
 def test_kill_within_the_first_step_leaves_an_empty_file(tmp_path: Path, statement: str) -> None:
     """A process that is killed while it makes a checkpoint leaves nothing, from which the next one goes on."""
@@ -117,6 +118,7 @@ def answered(path: Path) -> None:
         checkpoint.commit([(b"key", ANSWER)], Progress())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("has_next")
 @pytest.mark.parametrize("statement", ["CREATE TABLE remarks", "PRAGMA user_version = 2", "COMMIT"])
 def test_kill_within_the_next_step_leaves_the_version_before(tmp_path: Path, statement: str) -> None:
@@ -174,6 +176,7 @@ def write_development(path: Path, version: int) -> None:
         connection.executescript(f"PRAGMA application_id = {0x62636874}; PRAGMA user_version = {version};")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", DEVELOPMENT)
 def test_checkpoint_of_a_development_version_is_named_by_every_command(tmp_path: Path, version: int) -> None:
     """It is not taken for damaged, nor for another program's; nothing of it is changed until `--fresh` renames it."""

@@ -11,6 +11,8 @@ from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import batchchat, ledger, write_job
 
+pytestmark = pytest.mark.slow
+
 ROWS, NEW, CHANGED, REMOVED = 5_000, 300, 20, 50
 SAME = 400
 """Rows of the first night that have the words of another one."""

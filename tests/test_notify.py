@@ -112,6 +112,7 @@ def test_job_that_cannot_begin_is_told_of_too(webhook: Webhook, tmp_path: Path) 
     assert len(webhook.bodies) == 1
 
 
+@pytest.mark.slow
 def test_refused_and_locked_runs_post_their_exit_codes(webhook: Webhook, tmp_path: Path) -> None:
     """A run that the endpoint refused, and one that another run keeps from beginning."""
     write_csv(tmp_path / "rows.csv", ["a"])
@@ -126,6 +127,7 @@ def test_refused_and_locked_runs_post_their_exit_codes(webhook: Webhook, tmp_pat
     assert [(body["exit_code"], body["outcome"]) for body in webhook.bodies] == [(4, "refused"), (3, "failed")]
 
 
+@pytest.mark.slow
 def test_stopped_run_posts_that_it_was(webhook: Webhook, tmp_path: Path) -> None:
     """SIGTERM ends the run with its whole summary, and the webhook has it before the process is gone."""
     write_csv(tmp_path / "rows.csv", [f"text {number}" for number in range(200)])
@@ -163,6 +165,7 @@ def test_webhook_that_never_ends_is_left_in_time() -> None:
         webhook.delay_s = 0
 
 
+@pytest.mark.slow
 def test_signal_ends_the_wait_and_not_the_exit_code(tmp_path: Path) -> None:
     """Whoever stops a run that waits for its webhook alone gets the exit code that the run had."""
     write_csv(tmp_path / "rows.csv", ["a"])

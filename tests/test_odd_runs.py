@@ -108,6 +108,7 @@ def test_refusal_of_the_job_ends_it(name: str, status: int, tmp_path: Path) -> N
     assert ended.summary["reason"].startswith(f"the endpoint refuses the job ({status}): ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["credits-in-flight", "loading-model", "status-503"])
 def test_wait_that_is_in_vain_ends_the_job(name: str, tmp_path: Path) -> None:
     """A limit that does not lift, and a server that is never ready, end the run at `max_outage`; no row is blamed."""
@@ -150,6 +151,7 @@ def test_answer_that_never_fits_fails_with_its_text(tmp_path: Path) -> None:
     assert row["finish_reason"] == "stop"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

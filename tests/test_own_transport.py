@@ -47,6 +47,7 @@ def test_mock_takes_the_place_of_the_connections(tmp_path: Path) -> None:
     assert all(request.headers["content-length"] == str(len(request.content)) for request in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ReadError, httpx.ReadTimeout, httpx.DecodingError])
 def test_httpxs_errors_are_failures_of_the_way(tmp_path: Path, error: type[httpx.RequestError]) -> None:
     """What a transport raises counts as what it is: asked again, and answered."""

@@ -337,6 +337,7 @@ def test_no_values_have_the_dtype(texts: list[None]) -> None:
     assert column.to_list() == texts
 
 
+@pytest.mark.slow
 def test_many_rows_keep_their_order() -> None:
     """In a large column with lists of structs, every value stands in its own row."""
     schema = an_object(n=INTEGER, parts=an_array(an_object(name=STRING, tags=an_array(STRING))))
@@ -459,6 +460,7 @@ cases = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data(), cases, st.booleans(), st.integers(1, 4))
 def test_instances_come_back(data: st.DataObject, case: Case, ascii_only: bool, size: int) -> None:
@@ -497,6 +499,7 @@ odd_schemas = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(odd_schemas, st.lists(st.none() | texts | json_values.map(json.dumps), max_size=4))
 def test_nothing_raises(schema: Any, some: list[str | None]) -> None:
     """Whatever stands for a schema, and whatever for its instances, gives a column that Parquet can hold."""

@@ -97,6 +97,7 @@ def test_anything_else_is_left_to_jinja(text: str) -> None:
     assert pieces(text) is None
 
 
+@pytest.mark.slow
 @given(st.lists(WRITTEN, min_size=1, max_size=5), st.lists(VALUES, min_size=4, max_size=4))
 def test_pieces_make_what_jinja_makes(written: list[str], found: list[Any]) -> None:
     """The same text or the same error comes out for whatever the columns hold."""

@@ -185,6 +185,7 @@ def test_price_in_the_job_is_that_of_every_model() -> None:
     assert price_of(wanted, None) == Prices(wanted, None).of("whatever") == given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "endpoint", "provider"),
     [
@@ -224,6 +225,7 @@ def test_price_that_nobody_publishes_is_not_known(model: str, endpoint: dict[str
     assert price_of(job(model, **endpoint), None) is None
 
 
+@pytest.mark.slow
 def test_own_machine_has_no_price_and_costs_no_import() -> None:
     """Published prices are not even loaded where none can be: that takes longer than all else at the start."""
     endpoints = [

@@ -27,6 +27,7 @@ def controls(text: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @given(text=any_text)
 def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
     """Neither ESC, nor C0 or C1 controls, nor marks of direction come out, and the rest can be encoded."""

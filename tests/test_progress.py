@@ -118,11 +118,13 @@ def test_lines_are_no_more_than_their_interval() -> None:
     assert stream.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_quiet_shows_nothing_on_a_terminal() -> None:
     """With --quiet there is neither bar nor line."""
     assert on_a_terminal(SHOW.replace("is_quiet=False", "is_quiet=True"), "0") == ""
 
 
+@pytest.mark.slow
 def test_terminal_gets_a_bar() -> None:
     """On a terminal the bar moves on its line, and ends with all rows, those in flight, failures and tokens."""
     written = on_a_terminal(SHOW, "30")
@@ -133,11 +135,13 @@ def test_terminal_gets_a_bar() -> None:
     assert "row/s, 3 in flight, 0 failed, 2,000 tokens]" in last
 
 
+@pytest.mark.slow
 def test_terminal_without_a_size_gets_a_bar() -> None:
     """Under `script` or some CI the terminal says that it has no columns; the bar shows all the same."""
     assert "job: 100%|" in on_a_terminal(SHOW, "30", size=(0, 0))
 
 
+@pytest.mark.slow
 def test_bar_stands_while_rows_are_asked() -> None:
     """Rows that are in flight leave the bar where it is."""
     last = on_a_terminal(SHOW.replace("range(0, 101, 10)", "[0]"), "30").rstrip("\r\n").rpartition("\r")[2]
@@ -146,6 +150,7 @@ def test_bar_stands_while_rows_are_asked() -> None:
     assert "3 in flight" in last
 
 
+@pytest.mark.slow
 def test_empty_table_has_a_bar_too() -> None:
     """A job without rows shows that it has none."""
     written = on_a_terminal(SHOW.replace('"job", 100', '"job", 0').replace("range(0, 101, 10)", "[0]"), "30")
@@ -157,6 +162,7 @@ NASTY = SHOW.replace('"job", 100', r'"j\x1b]0;x\x07o\nb\x9b2J\u202e", 100').repl
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [on_a_terminal, on_a_pipe])
 def test_names_and_notes_neither_steer_nor_forge(place: Callable[..., str]) -> None:
     """A job's name and an endpoint's words, of which notes are made, stay on their lines, on a bar and in a log."""
@@ -167,6 +173,7 @@ def test_names_and_notes_neither_steer_nor_forge(place: Callable[..., str]) -> N
     assert [character for character in left if not character.isprintable()] == []
 
 
+@pytest.mark.slow
 def test_pipe_gets_plain_lines() -> None:
     """Elsewhere every line stands for itself: no carriage return, no escape sequence, no other control character."""
     written = on_a_pipe(SHOW, "0")

@@ -88,6 +88,7 @@ def test_longer_age_after_a_shorter_one_still_prunes(place: Place) -> None:
     assert place.run("used again") == 0
 
 
+@pytest.mark.slow
 def test_file_shrinks_and_stays_whole(place: Place) -> None:
     """The space goes back to the system, rows keep their numbers, and a second time there is nothing left to do."""
     place.run(*(f"old {number} {'x' * 300}" for number in range(600)), days_ago=200)

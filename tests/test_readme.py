@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from pydantic import BaseModel
 
@@ -104,6 +105,7 @@ def test_linked_files_exist() -> None:
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_python_example_runs(tmp_path: Path) -> None:
     """The first Python line of the README gives a frame with the new columns."""
     code = "import batchchat; frame = batchchat.run('jobs/triage.yaml'); print(frame.height, 'label' in frame.columns)"
@@ -116,6 +118,7 @@ def test_python_example_runs(tmp_path: Path) -> None:
     assert done.stdout == "200 True\n", done.stderr
 
 
+@pytest.mark.slow
 def test_try_20_then_all_does_not_ask_the_20_again(tmp_path: Path) -> None:
     """`run --limit 20` and then `run` is how the README says to begin."""
     assert batchchat("init", tmp_path / "job.yaml").code == 0

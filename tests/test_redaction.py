@@ -67,6 +67,7 @@ def test_no_key_is_left_amid_halves_of_it(before: str, after: str) -> None:
     assert Redaction(KEY).text(left) == left
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=80).filter(is_secret))
 def test_any_key_goes(key: str) -> None:
     """Keys may have any printable characters, also those that mean something in patterns and in JSON."""
@@ -153,6 +154,7 @@ def test_words_of_a_model_keep_what_looks_like_a_key() -> None:
     assert Redaction(KEY).content(text.encode()) == text.encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spelled", [SPELLINGS[name] for name in ("plain", "mixed", "in upper-case digits")])
 @pytest.mark.parametrize("around", ["ö ", "%41\\u0041"])
 def test_key_goes_wherever_it_stands_in_a_large_body(spelled: str, around: str) -> None:

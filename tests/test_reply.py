@@ -550,6 +550,7 @@ def test_any_bytes_are_an_outcome(status: int, headers: dict[str, str], body: by
     assert isinstance(outcome, Failure) or 200 <= status < 300
 
 
+@pytest.mark.slow
 @given(STATUSES, HEADERS, JSON_VALUES)
 def test_any_json_is_an_outcome(status: int, headers: dict[str, str], value: object) -> None:
     """Whatever JSON comes, with the wire's words in the wrong places, the outcome is a value that can be stored."""
@@ -559,6 +560,7 @@ def test_any_json_is_an_outcome(status: int, headers: dict[str, str], value: obj
     assert text.encode() is not None
 
 
+@pytest.mark.slow
 @given(STATUSES, st.lists(JSON_VALUES, min_size=1, max_size=2), JSON_VALUES, JSON_VALUES)
 def test_any_completion_is_an_outcome(status: int, choices: list[object], error: object, usage: object) -> None:
     """Bodies that look like a reply at the top and are anything below give a value too."""

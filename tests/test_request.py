@@ -265,6 +265,7 @@ def test_conversation_that_is_no_json_is_a_failure() -> None:
     assert _failure({"model": "m", "messages": "{{ x }}"}, x="[{").startswith(words)
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(), st.lists))
 def test_any_value_is_a_request_or_a_failure(value: object) -> None:
     """Whatever a cell holds, and wherever it goes, the outcome is a value."""

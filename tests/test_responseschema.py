@@ -793,6 +793,7 @@ def objects(draw: st.DrawFn, depth: int = 0) -> tuple[Any, Any]:
     return {"type": "object", "properties": properties, "required": required, **rest}, answer
 
 
+@pytest.mark.slow
 @given(objects())
 def test_what_fits_the_job_or_what_is_sent_is_taken(drawn: tuple[Any, Any]) -> None:
     """An optional property is given, null or missing, at any depth; one that is required is not missing."""

@@ -115,6 +115,7 @@ def test_identical_rows_ask_once_and_all_get_the_answer(place: Place) -> None:
     assert place.output()["response_id"][-3:].n_unique() == 1
 
 
+@pytest.mark.slow
 def test_without_dedupe_identical_rows_are_asked_for_themselves(place: Place) -> None:
     """`checkpoint.dedupe: false` makes each row its own request, and still resumes."""
     place.texts = ["the same words"] * 4
@@ -136,6 +137,7 @@ def test_fresh_asks_everything_and_keeps_the_old_answers(place: Place) -> None:
     assert len(list((place.folder / ".batchchat").glob("job.*-*.sqlite"))) == 1
 
 
+@pytest.mark.slow
 def test_preview_send_keeps_its_answers(place: Place) -> None:
     """What a preview asked, the run does not ask again."""
     place.texts += [f"new {number}" for number in range(3)]

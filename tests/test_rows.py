@@ -64,6 +64,7 @@ def test_rows_beyond_the_end_are_not_there() -> None:
         batch.rows[::2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("columns", [["text"], ["price", "id"], [], None])
 def test_rows_alone_are_those_of_the_batches(tmp_path: Path, suffix: str, columns: list[str] | None) -> None:
@@ -94,6 +95,7 @@ def test_values_are_made_little_by_little() -> None:
     assert [row.values["n"] for row in many.rows] == list(range(999))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "unneeded"),
     [(".parquet", ["pyarrow.csv", "pyarrow.compute"]), (".csv", ["pyarrow.parquet"]), (".jsonl", ["pyarrow.parquet"])],

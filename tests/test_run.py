@@ -70,6 +70,7 @@ def test_unknown_model_stops_the_job(rows: Path) -> None:
     assert "Model not found: no-such-model" in refused.stderr
 
 
+@pytest.mark.slow
 def test_nothing_on_the_port_is_said_within_seconds(rows: Path) -> None:
     """A base URL with nothing behind it ends the run with 4, and no row is failed for it."""
     refused = command("run", write_job(rows), "--endpoint", "http://127.0.0.1:9/v1", "--json")
@@ -77,6 +78,7 @@ def test_nothing_on_the_port_is_said_within_seconds(rows: Path) -> None:
     assert "cannot connect to 127.0.0.1:9: Connection refused" in refused.stderr
 
 
+@pytest.mark.slow
 def test_endpoint_that_answered_last_night_is_waited_for(rows: Path) -> None:
     """When it is down as the next run starts, with nothing but new rows, that is an outage and no mistyped address."""
     with EmbeddedEndpoint(ServeSettings()) as endpoint:
@@ -110,6 +112,7 @@ def test_dtypes_are_the_same_when_every_row_fails(rows: Path) -> None:
     assert {name: schema[name] for name in COLUMNS} == dict(COLUMNS)
 
 
+@pytest.mark.slow
 def test_refused_rows_keep_the_provider_words_and_are_not_asked_again(rows: Path) -> None:
     """A 400 is final for its row: kept with its reason, asked again only with --retry-errors."""
     log = rows / "ledger.jsonl"
@@ -133,6 +136,7 @@ def test_refused_rows_keep_the_provider_words_and_are_not_asked_again(rows: Path
         assert all(int(row) % 2 == 0 for row in named.groups())
 
 
+@pytest.mark.slow
 def test_mistake_of_the_job_marks_no_row_failed(rows: Path) -> None:
     """When all rows are refused alike, the job stops with the provider's words; once mended, every row is asked."""
     log = rows / "ledger.jsonl"
@@ -168,6 +172,7 @@ def test_export_twice_gives_the_same_bytes(rows: Path) -> None:
         assert (rows / "out.parquet").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_key_is_in_nothing_that_a_run_leaves_behind(rows: Path) -> None:
     """A run with faults, a refusal, check and preview leave no trace of the key, in files or on the screen."""
     with EmbeddedEndpoint(ServeSettings(api_key=KEY, fault_rate=0.3)) as endpoint:
@@ -180,6 +185,7 @@ def test_key_is_in_nothing_that_a_run_leaves_behind(rows: Path) -> None:
     assert not any(KEY.encode() in path.read_bytes() for path in files)
 
 
+@pytest.mark.slow
 def test_plain_standard_error_has_no_control_characters(rows: Path) -> None:
     """In a log file there is no bar, and no colour."""
     ended = command("run", write_job(rows))
@@ -220,6 +226,7 @@ def test_python_run_raises_what_stopped_it(rows: Path) -> None:
     assert raised.value.summary.progress.rows_answered == 0
 
 
+@pytest.mark.slow
 def test_requests_per_minute_are_spread_evenly(rows: Path) -> None:
     """At 600 a minute, 40 requests take four seconds, without a burst at the start."""
     log = rows / "ledger.jsonl"
@@ -264,6 +271,7 @@ class OneBadRow:
         self._server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
@@ -329,6 +337,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.slow
 def test_notebook_interrupt_stops_the_run_and_frees_the_checkpoint(rows: Path) -> None:
     """Ctrl-C in a notebook's cell stops the run in its thread; nothing goes on behind it."""
     with EmbeddedEndpoint(ServeSettings(latency_s=0.5)) as endpoint:
@@ -372,7 +381,7 @@ BAD_FILES: list[tuple[str, dict[str, bytes], dict[str, object], int, str]] = [
     ("no key", {}, {"endpoint": {"base_url": "http://127.0.0.1:9", "api_key_env": "NO_SUCH_KEY"}}, 2, "NO_SUCH_KEY"),
     ("not a checkpoint", {"c": b"no database" * 99}, {"checkpoint": {"path": "c"}}, 3, "damaged or not a checkpoint"),
     ("another database", {"c": _checkpoint(1, 7)}, {"checkpoint": {"path": "c"}}, 3, "not a checkpoint of batchchat"),
-    ("newer checkpoint", {"c": _checkpoint(99, 0x62636874)}, {"checkpoint": {"path": "c"}}, 3, "newer batchchat"),
+    ("newer checkpoint", {"c": _checkpoint(99, 0x6263686B)}, {"checkpoint": {"path": "c"}}, 3, "newer batchchat"),
     ("schema", {}, {"request": {"model": "m", "messages": "x", "response_schema": "s.json"}}, 2, "s.json"),
     ("media root", {}, {"input": {"path": "rows.csv", "media_root": "none"}}, 2, "is not a folder"),
 ]

@@ -450,6 +450,7 @@ def test_unknown_outcomes_are_counted() -> None:
     assert (progress.possibly_billed, progress.rows_answered) == (2, 1)
 
 
+@pytest.mark.slow
 def test_rate_limits_are_not_charged() -> None:
     """A row that is turned away more often than it has attempts is answered at its first attempt all the same."""
     store = MemoryStore()
@@ -673,6 +674,7 @@ def down_from_the_11th() -> Send:
     return send
 
 
+@pytest.mark.slow
 def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
     """A server that answers 503 to everybody for a while is down: all rows are answered with their first attempt."""
     store = MemoryStore()
@@ -684,6 +686,7 @@ def test_gateway_that_is_down_for_all_costs_no_attempt() -> None:
     assert progress.notes[0].startswith("waiting for the endpoint")
 
 
+@pytest.mark.slow
 def test_outage_costs_no_row_though_each_has_one_attempt_only() -> None:
     """Rows that failed before the outage was known are asked again when it is over."""
     store = MemoryStore()
@@ -757,6 +760,7 @@ def test_outage_is_not_charged_and_recovers() -> None:
     assert in_flight_at_start[:6] == [0, 1, 2, 3, 0, 0]
 
 
+@pytest.mark.slow
 def test_endpoint_never_reached_refuses_the_job() -> None:
     """After a few probes in vain an endpoint that was never there ends the job, with no row failed."""
     store = MemoryStore()
@@ -1257,6 +1261,7 @@ def _check_finished(
     trial.expect(progress.rows_failed == failed, f"{progress.rows_failed} rows failed, not {failed}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_random_runs_keep_every_promise(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Random outcomes, delays, duplicates, stops, refusals and faults of feed and store, several runs at a time."""

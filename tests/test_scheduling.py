@@ -73,6 +73,7 @@ def place(tmp_path: Path) -> Place:
     return Place(folder, job)
 
 
+@pytest.mark.slow
 def test_crontab_line_runs_under_crons_own_environment(place: Place, tmp_path: Path) -> None:
     """From another folder, with what cron sets and no more: exit code, summaries and log are as its comments say."""
     printed = batchchat("schedule", place.job, "--at", "02:05")
@@ -99,6 +100,7 @@ def test_crontab_line_runs_under_crons_own_environment(place: Place, tmp_path: P
         assert str(place.state / name) in printed.stdout
 
 
+@pytest.mark.slow
 def test_crontab_line_of_a_deep_folder_names_it_once(place: Place, tmp_path: Path) -> None:
     """A line that would be too long for cron with every path from the root still runs, and its comments have them."""
     folder = place.folder / ("100% deep " * 15)
@@ -114,6 +116,7 @@ def test_crontab_line_of_a_deep_folder_names_it_once(place: Place, tmp_path: Pat
     assert str(log) in printed.stdout
 
 
+@pytest.mark.slow
 def test_crontab_line_needs_no_environment_file(place: Place, tmp_path: Path) -> None:
     """Where there is none, and not even its folder, the run starts all the same; here it misses what the file said."""
     line = cron_line(batchchat("schedule", place.job, "--at", "02:05").stdout).replace(" -P -m ", " -P -c 'print(1)' ")
@@ -123,6 +126,7 @@ def test_crontab_line_needs_no_environment_file(place: Place, tmp_path: Path) ->
     assert place.state.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_variables_of_the_environment_file_reach_the_run_and_are_printed_nowhere(place: Place, tmp_path: Path) -> None:
     """What the file sets is in the environment of the run, quotes and all; the schedule does not read it."""
     printed = batchchat("schedule", place.job, "--at", "02:05")
@@ -132,6 +136,7 @@ def test_variables_of_the_environment_file_reach_the_run_and_are_printed_nowhere
     assert (place.state / "job.summaries.jsonl").read_text() == "sk-a b\n"
 
 
+@pytest.mark.slow
 def test_no_module_beside_the_job_is_imported(place: Place, tmp_path: Path) -> None:
     """A file of the job's folder that has the name of a library stays what it is."""
     (place.folder / "click.py").write_text("raise SystemExit(77)")
@@ -173,6 +178,7 @@ def test_name_with_a_line_end_is_refused() -> None:
         Nightly(Path("/srv/a\n* * * * * rm/job.yaml"), "triage", time(2, 0), None)
 
 
+@pytest.mark.slow
 def test_systemd_timer_is_what_systemd_takes(place: Place, tmp_path: Path) -> None:
     """The units of a job with odd names pass systemd's own check, and the service runs the command that cron runs."""
     if shutil.which("systemd-analyze") is None:

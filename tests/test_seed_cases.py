@@ -190,6 +190,7 @@ def by_job(
     return row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", CASES.values(), ids=CASES)
 def test_job_gets_what_the_client_gets(
     body: dict[str, Any], endpoint: EmbeddedEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -258,6 +259,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str, type[openai.APIStatusError], int, i
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "key", "raised", "status", "code", "words"), ERRORS.values(), ids=ERRORS)
 def test_errors_reach_the_client_and_the_job(
     changes: dict[str, Any],

@@ -309,6 +309,7 @@ WORDS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(fields=st.dictionaries(FIELDS, JSON), schema=st.dictionaries(WORDS, JSON))
 def test_any_body_is_answered_or_refused(client: httpx.Client, fields: dict[str, Any], schema: dict[str, Any]) -> None:

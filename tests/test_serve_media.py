@@ -145,6 +145,7 @@ def test_part_of_an_unknown_type_is_refused(client: httpx.Client) -> None:
     assert response.json()["error"]["detail"].startswith(f'{WHERE}.type: "input_audio" is not one of "text", ')
 
 
+@pytest.mark.slow
 def test_large_media_are_refused(client: httpx.Client) -> None:
     """One byte above 20 MB is 400; what has just that is answered."""
     video = bytes(MAX_MEDIUM_BYTES + 1)

@@ -133,6 +133,7 @@ SCHEMAS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(schema=SCHEMAS, text=st.text(max_size=200))
 def test_every_usual_schema_gets_a_valid_instance(schema: dict[str, Any], text: str) -> None:

@@ -97,6 +97,7 @@ def outcome(base_url: str, number: int) -> str:
     return "answered" if is_answer else f"{reply.status_code} JSON"
 
 
+@pytest.mark.slow
 def test_every_fault_happens_and_is_logged(tmp_path: Path) -> None:
     """Each kind of fault reaches the client as what it is, and the ledger has it by name."""
     log = tmp_path / "ledger.jsonl"
@@ -172,6 +173,7 @@ def test_nothing_is_logged_or_printed(capfd: pytest.CaptureFixture[str], caplog:
     assert not [record for record in caplog.records if record.name.startswith(("uvicorn", "asyncio"))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to send")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_it_cleanly(number: signal.Signals) -> None:

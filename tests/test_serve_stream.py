@@ -191,6 +191,7 @@ def body_of(number: int) -> dict[str, Any]:
     return {"model": "gpt-5", "stream": True, "messages": [{"role": "user", "content": f"Ticket number {number}."}]}
 
 
+@pytest.mark.slow
 def test_every_fault_strikes_streams(tmp_path: Path) -> None:
     """Each kind of fault reaches the client of a stream in its streamed form, and the ledger has it by name."""
     log = tmp_path / "ledger.jsonl"

@@ -44,6 +44,7 @@ def test_queueing_endpoint_is_kept_busy_without_a_queue() -> None:
     assert found.bound.whole.kind == "endpoint"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("has_queue", "retry_after_s"), [(True, None), (False, None), (False, 1.0)])
 def test_large_endpoint_is_filled(has_queue: bool, retry_after_s: float | None) -> None:
     """500 slots of 1 s: 30,000 rows take little more than a minute, whether more are queued or refused."""
@@ -59,6 +60,7 @@ def test_remembered_limit_saves_the_ramp() -> None:
     assert found.took_s <= 12.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.5, 0.8])
 def test_lognormal_latencies_are_no_knee(sigma: float) -> None:
     """The chance of long and short replies is not taken for an endpoint that has had enough."""
@@ -71,6 +73,7 @@ def test_lognormal_latencies_are_no_knee(sigma: float) -> None:
     assert min(shares) >= 0.8
 
 
+@pytest.mark.slow
 def test_boundless_endpoint_is_driven_to_the_largest_limit() -> None:
     """With lognormal latencies, and nothing that gives way, the limit goes up to the last."""
     found = play(Slots(lambda now: 10**9, lognormal(1.0, 0.8)), 40_000)
@@ -90,6 +93,7 @@ def test_batching_endpoint_with_a_largest_batch_is_not_flooded() -> None:
     assert 200 <= (found.concurrency.settled or 0) <= 400
 
 
+@pytest.mark.slow
 def test_capacity_that_falls_and_returns_is_followed() -> None:
     """Ten times fewer slots: the queue is shortened; when they are back, so is the throughput, within 30 s."""
     found = play(Slots(lambda now: 50 if 60 <= now < 160 else 500, always(1.0)), 10**6, until_s=240)
@@ -99,6 +103,7 @@ def test_capacity_that_falls_and_returns_is_followed() -> None:
     assert found.rate(190, 240) >= 0.95 * 500
 
 
+@pytest.mark.slow
 def test_wall_that_falls_and_returns_is_followed() -> None:
     """The same where more than the slots are refused, without a word of how many there are."""
     slots = Slots(lambda now: 50 if 60 <= now < 160 else 500, always(1.0), has_queue=False)
@@ -154,6 +159,7 @@ def test_told_request_limit_is_used_and_never_exceeded(name: str, is_given: bool
     assert found.bound.whole.kind == "rate limit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "has_hints", "since_s", "share"),
     [
@@ -215,6 +221,7 @@ def test_both_limits_are_kept() -> None:
     assert found.refused_share <= 0.001
 
 
+@pytest.mark.slow
 def test_fixed_number_finds_the_rate_as_well() -> None:
     """A number in flight that the user gave is not cut; the pace alone keeps to the limit."""
     found = play(Limited(endpoint(), requests=Bucket(RPM, RPM / 60)), 10**6, 200, until_s=240)
@@ -230,6 +237,7 @@ def test_refusal_now_and_then_is_no_limit(setting: Literal["auto", 64]) -> None:
     assert found.rate(20, 100) >= 0.93 * 128
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry_after_s", [None, 0.0, 1.0])
 @pytest.mark.parametrize(("share", "least"), [(0.01, 0.8), (0.05, 0.6), (0.2, 0.3)])
 def test_refusals_by_chance_are_no_limit(share: float, least: float, retry_after_s: float | None) -> None:
@@ -243,6 +251,7 @@ def test_refusals_by_chance_are_no_limit(share: float, least: float, retry_after
     assert statistics.median(delivered) >= least
 
 
+@pytest.mark.slow
 def test_fast_endpoint_with_refusals_by_chance_is_used() -> None:
     """Replies after 5 ms, one of twenty refused: thousands a second are delivered all the same."""
     found = play(Moody(Slots(lambda now: 64, always(0.005)), 0.05, trip_s=0.005), 10**6, until_s=6)

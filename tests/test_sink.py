@@ -147,6 +147,7 @@ def test_categories_differ_by_batch(tmp_path: Path) -> None:
     assert back["c"].cast(pl.String).to_list() == ["z", "z", "a", "a", "m", "m"]
 
 
+@pytest.mark.slow
 def test_row_groups_are_cut_by_rows(tmp_path: Path) -> None:
     """Small batches make full row groups, a large batch is cut, and the bytes do not depend on the batches."""
     frame = pl.DataFrame({"n": range(150_000)})
@@ -166,6 +167,7 @@ def picture_source(path: Path, where: str | None) -> Source:
     return open_source(path, where=where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("keep", "where"), [(["id", "name"], None), (None, "id % 8 = 7")])
 def test_what_is_not_written_is_not_held(tmp_path: Path, keep: Sequence[str] | None, where: str | None) -> None:
     """Rows that wait for their row group hold on to no column, and to no row, that was read with them and left out."""
@@ -181,6 +183,7 @@ def test_what_is_not_written_is_not_held(tmp_path: Path, keep: Sequence[str] | N
     assert pl.read_parquet(tmp_path / "o.parquet").select(plan.keep).equals(wanted.select(plan.keep))
 
 
+@pytest.mark.slow
 def test_many_small_batches_are_one_row_group(tmp_path: Path) -> None:
     """Batches of one row, which are brought together before there are enough of them, change nothing in the file."""
     frame = pl.concat([TYPED] * 200)
@@ -262,6 +265,7 @@ def test_csv_cells_of_csv_stay(tmp_path: Path) -> None:
 cells = st.none() | st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('",\r\n\0 '), max_size=12)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(cells, cells), max_size=6))
 def test_csv_cells_come_back(rows: list[tuple[str | None, str | None]]) -> None:
     """Any cells of a CSV input are read back by Python's csv module as they were."""
@@ -330,6 +334,7 @@ json_objects = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(json_objects, max_size=5))
 def test_jsonl_objects_come_back(rows: list[dict[str, Any]]) -> None:
     """Any objects of a JSONL input are read back as they were, huge integers and lone surrogates included."""
@@ -537,6 +542,7 @@ except StorageError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("rows", [10_000, 200_000])
 @pytest.mark.parametrize("dtype", ["Int64", "Int128"])
@@ -642,6 +648,7 @@ def test_endless_link_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
     """The temporary file of a process that was killed goes when somebody writes into the folder, and nothing else."""
     path = tmp_path / "o.csv"
@@ -724,6 +731,7 @@ commit(replacement)
 """
 
 
+@pytest.mark.slow
 def test_temporary_file_is_locked_until_it_has_its_name(tmp_path: Path) -> None:
     """Another process that writes into the folder must not take it for one that was left behind."""
     command = [sys.executable, "-c", RENAMING, str(tmp_path / "out.csv")]

@@ -120,6 +120,7 @@ def test_batches_hold_at_most_1000_rows() -> None:
     assert [row.number for batch in batches for row in batch.rows] == list(range(1, 2_501))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_huge_cells_make_small_batches(tmp_path: Path, suffix: str) -> None:
     """A cell of 5 MB is read whole, and never together with more than a few of its kind."""
@@ -381,6 +382,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_memory_does_not_grow_with_the_table(tmp_path: Path, suffix: str) -> None:
     """Ten times the rows take at most 1.2 times the memory, even in a Parquet file of one row group."""

@@ -49,6 +49,7 @@ def run_over(folder: Path, base_url: str, limits: dict[str, Any], *arguments: st
 # Budgets
 
 
+@pytest.mark.slow
 def test_budget_stops_the_run_and_the_next_one_goes_on_with_more(tmp_path: Path) -> None:
     """Exit 5, the output as it was, 95 % used and no token over; again: nothing is sent; raised: it goes on."""
     write_csv(tmp_path / "rows.csv", texts(600))
@@ -72,6 +73,7 @@ def test_budget_stops_the_run_and_the_next_one_goes_on_with_more(tmp_path: Path)
     assert len(pl.read_parquet(tmp_path / "out.parquet")) == 600
 
 
+@pytest.mark.slow
 def test_budget_for_each_run_forgets_the_runs_before(tmp_path: Path) -> None:
     """With `budget_scope: run`, the second run spends as much again, in dollars by the job's price."""
     write_csv(tmp_path / "rows.csv", texts(600))
@@ -171,6 +173,7 @@ def test_totals_are_the_sums_of_all_runs_and_of_what_kills_lost(tmp_path: Path) 
 # Deadlines
 
 
+@pytest.mark.slow
 def test_deadline_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
     """Exit 5 soon after the time is over, with the answers that were in flight; nothing is lost."""
     write_csv(tmp_path / "rows.csv", texts(60))
@@ -185,6 +188,7 @@ def test_deadline_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None
     assert (done.code, done.summary["rows_reused"]) == (0, answered)
 
 
+@pytest.mark.slow
 def test_deadline_stops_a_run_that_waits_for_its_endpoint(tmp_path: Path) -> None:
     """Nothing is there, and the run would wait for an hour: at the deadline it does not."""
     write_csv(tmp_path / "rows.csv", texts(5))
@@ -243,6 +247,7 @@ def write_models(folder: Path, count: int, *, failing: range) -> dict[str, Any]:
     return {**REQUEST, "model": "{{ which }}"}
 
 
+@pytest.mark.slow
 def test_run_with_too_many_failed_rows_stops(tmp_path: Path) -> None:
     """Every second row is refused: past a quarter the run stops, and says for what; where more may fail, it ends."""
     request = write_models(tmp_path, 200, failing=range(1, 200, 2))
@@ -272,6 +277,7 @@ def test_failures_that_stand_do_not_count_again(tmp_path: Path) -> None:
 # What is asked aside of the job's runs
 
 
+@pytest.mark.slow
 def test_what_is_asked_to_look_at_counts_in_the_totals_and_against_the_budget(tmp_path: Path) -> None:
     """A preview and a sample are no runs of the job, but their money is spent: the next run knows of it."""
     write_csv(tmp_path / "rows.csv", texts(30))

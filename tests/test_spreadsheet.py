@@ -179,6 +179,7 @@ CELL = st.text(st.sampled_from([*TRIGGERS, " ", "\u00a0", "'", '"', ",", "1", "5
 ANY_CELL = CELL | st.text(st.characters(codec="utf-8"), max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(ANY_CELL, ANY_CELL), min_size=1, max_size=5))
 def test_no_cell_of_a_safe_file_begins_a_formula(cells: list[tuple[str, str]]) -> None:
@@ -207,6 +208,7 @@ def _run(folder: Path, output: str, **options: Any) -> Path:
     return folder / output
 
 
+@pytest.mark.slow
 def test_whole_run_writes_a_safe_file(tmp_path: Path) -> None:
     """The setting of the job reaches the file: input cells and answers, and only by it."""
     safe = list(csv.DictReader(_run(tmp_path, "safe.csv", spreadsheet_safe=True).read_text().splitlines()))

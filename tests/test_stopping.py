@@ -14,6 +14,8 @@ from batchchat.jobfile import load_job
 from batchchat.records import Answer, ChatRequest, Completion, Progress
 from tests.running import ROOT, Ended, write_csv, write_job
 
+pytestmark = pytest.mark.slow
+
 ROWS = 20
 
 # Runs a command, and sends itself signals: each at the call of a function, or at what Python tells its auditors of.

@@ -373,6 +373,7 @@ def streams(draw: st.DrawFn) -> tuple[Completion, bytes]:
     return answer, events + draw(st.sampled_from([b"", DONE]))
 
 
+@pytest.mark.slow
 @given(streams(), st.lists(st.integers(0, 4_000), max_size=20))
 def test_streamed_completion_reads_like_the_plain_one(made: tuple[Completion, bytes], places: list[int]) -> None:
     """However a completion is streamed and cut, it reads as its plain reply does."""
@@ -409,6 +410,7 @@ def test_any_bytes_are_an_outcome(parts: list[bytes], is_event_stream: bool) -> 
         assert isinstance(read_reply(200, {}, whole, unix_now=0.0), (Completion, Failure))
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, max_size=5), st.lists(VALUES, max_size=4), st.booleans())
 def test_any_events_are_an_outcome(events: list[object], deltas: list[object], has_index: bool) -> None:
     """Whatever JSON the events hold, with the wire's words in the wrong places, the outcome is a value."""
@@ -439,6 +441,7 @@ def test_long_stream_is_read_in_no_time() -> None:
     assert seconds_of([*map(event, chunks), DONE]) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 1_024])
 def test_line_of_megabytes_takes_linear_time(size: int) -> None:
     """A line may be as long as it likes and come in as many parts."""
@@ -448,6 +451,7 @@ def test_line_of_megabytes_takes_linear_time(size: int) -> None:
     assert seconds_of(parts) < 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [b"data: [1,\n", b"{\n", b"data: ping\n\n", b"\n", b": ping\n"],
@@ -460,6 +464,7 @@ def test_many_lines_take_linear_time(line: bytes) -> None:
     assert time.process_time() - started < 1.5
 
 
+@pytest.mark.slow
 def test_many_tool_calls_take_linear_time() -> None:
     """Twenty thousand calls, each in two fragments, are no trouble."""
     fragments = [

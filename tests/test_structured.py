@@ -277,6 +277,7 @@ def test_a_long_broken_text_is_not_mended() -> None:
     assert parsed(f'```\n{{"a": "{long}"}}\n``` {{"a": 1,}}') == f'{{"a":"{long}"}}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "pattern"),
     [
@@ -312,9 +313,11 @@ def test_time_to_judge_grows_with_the_text(start: str, pattern: str, length: int
         judged(content)
         return time.process_time() - started
 
-    short_s = min(processor_s(length // 8) for _ in range(3))
-    long_s = min(processor_s(length) for _ in range(3))
-    assert long_s < 30 * short_s + 0.01
+    def is_linear() -> bool:
+        short_s = min(processor_s(length // 8) for _ in range(3))
+        return processor_s(length) < 30 * short_s + 0.01
+
+    assert any(is_linear() for _ in range(5))  # a busy machine may slow one of them down
 
 
 def test_a_value_with_many_errors_is_told_one() -> None:
@@ -770,6 +773,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES), st.sampled_from([None, 2]), st.booleans())
 def test_every_json_object_is_taken_as_it_is(value: dict[str, Any], indent: int | None, is_fenced: bool) -> None:
     """JSON in, the same JSON out, however it is laid out and fenced."""
@@ -779,6 +783,7 @@ def test_every_json_object_is_taken_as_it_is(value: dict[str, Any], indent: int 
     assert json.loads(result) == value
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), VALUES, min_size=1), st.data())
 def test_a_cut_object_keeps_only_what_was_whole(value: dict[str, Any], data: st.DataObject) -> None:
     """Wherever a text is cut, no scalar but a text is changed, and no key is invented."""

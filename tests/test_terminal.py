@@ -20,6 +20,8 @@ from batchchat.status import job_status
 from tests.echoing import Echoing, Sent, completion
 from tests.running import BATCHCHAT, ROOT, batchchat, write_csv, write_job
 
+pytestmark = pytest.mark.slow
+
 TITLE, CLIPBOARD, CLEAR, C1, BIDI = "\x1b]0;pwned\x07", "\x1b]52;c;cm0=\x07", "\x1b[2J", "\x9b31m\x85", "\u202e\u2066"
 EVIL = f"{TITLE}{CLIPBOARD}{CLEAR}{C1}{BIDI}\x08\x7f"
 FORGED = "\nbatchchat: everything is fine\n"
@@ -104,6 +106,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["terminal", "pipe"])
 def test_strangers_words_steer_no_terminal(hostile: Path, place: str) -> None:
     """Names of jobs, folders, columns and rows, a model's words and a provider's: shown without what they hide."""
@@ -134,6 +137,7 @@ def test_json_on_a_pipe_is_exact(hostile: Path) -> None:
     assert json.loads(shown)["answer"]["content"] == f"yes{EVIL}{FORGED}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["terminal", "pipe"])
 def test_refusal_with_evil_words_is_harmless(hostile: Path, place: str) -> None:
     """The provider's words may have many lines; none of them begins like one of ours."""
@@ -193,6 +197,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", ODD.values(), ids=list(ODD))
 def test_odd_environment_changes_nothing(changes: dict[str, str | None], tmp_path: Path) -> None:
     """Locales without UTF-8, and no home folder: the same output, the same exit code, every character in the file."""
@@ -230,6 +235,7 @@ SHELL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "code"), SHELL.values(), ids=list(SHELL))
 def test_closed_and_full_streams_lose_nothing(line: str, code: int, tmp_path: Path) -> None:
     """Whatever becomes of what is printed, the run does its work; only data that cannot be written is an error."""
@@ -256,6 +262,7 @@ __main__.main()
 """
 
 
+@pytest.mark.slow
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     """A library that writes its last words to file 2 must not write them into a checkpoint or an output."""
     in_a_shell(f"{sys.executable} -c '{OPEN_FILES}' run report <&- >&- 2>&-", cwd=tmp_path)
@@ -272,6 +279,7 @@ def test_read_only_working_directory_is_no_obstacle(tmp_path: Path) -> None:
     assert (ended.code, ended.stderr.count("\n")) == (2, 1)
 
 
+@pytest.mark.slow
 def test_working_directory_that_is_gone_is_no_bug(tmp_path: Path) -> None:
     """A job that is named by its whole path runs, and says where its output is."""
     write_csv(tmp_path / "rows.csv", ["a"])

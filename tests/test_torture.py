@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.torture.budget import keep_to_budgets
 from tests.torture.disk import fill
 from tests.torture.fatal import refuse_and_resume
@@ -11,6 +13,8 @@ from tests.torture.hostile import attack
 from tests.torture.kills import kill_and_resume
 from tests.torture.outage import outages
 from tests.torture.soak import SPARE_FILES, soak
+
+pytestmark = pytest.mark.slow
 
 
 def test_kills_over_a_faulty_server_lose_double_and_cross_no_row(tmp_path: Path) -> None:

@@ -880,6 +880,7 @@ def test_large_request_arrives_whole() -> None:
     assert server.exchanges[0].headers["content-length"] == str(len(body))
 
 
+@pytest.mark.slow
 def test_choices_one_after_the_other_are_all_read() -> None:
     """That the first choice has ended does not end a stream that was asked for two."""
     end = b'data: {"choices":[{"index":%d,"delta":{"content":"%s"},"finish_reason":"stop"}]}\n\n'
@@ -899,6 +900,7 @@ def test_choices_one_after_the_other_are_all_read() -> None:
     assert [choice["message"]["content"] for choice in json.loads(reply.body)["choices"]] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_finish_reason_on_every_chunk_ends_nothing() -> None:
     """As long as more comes, a stream is not over; some endpoints repeat its end."""
 
@@ -914,6 +916,7 @@ def test_finish_reason_on_every_chunk_ends_nothing() -> None:
     assert content_of(reply) == "abc"
 
 
+@pytest.mark.slow
 def test_stream_left_open_without_done_is_soon_whole() -> None:
     """A stream that said why it ended, and then nothing more, is not waited for until the timeout."""
 
@@ -969,6 +972,7 @@ def test_endless_reply_is_not_read_to_its_end() -> None:
     assert verdict(failure) is Verdict.ROW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line_count", "is_too_large"), [(250, False), (257, True)])
 def test_endless_stream_is_not_read_to_its_end(line_count: int, is_too_large: bool) -> None:
     """A stream may be larger than a plain reply, for all that wraps its words, but not without end."""

@@ -182,6 +182,7 @@ def rewritten(source: Path, target: Path, change: Change) -> None:
         change(frame).write_ndjson(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_untouched_output_passes(job: Path, tmp_path: Path, suffix: str) -> None:
     """What was written is right; so is the same table in Parquet of another library."""
@@ -194,6 +195,7 @@ def test_untouched_output_passes(job: Path, tmp_path: Path, suffix: str) -> None
         assert verified(job, tmp_path / f"out{suffix}").differences == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("what", PLANTED)
 def test_planted_corruption_is_found(job: Path, tmp_path: Path, what: str, suffix: str) -> None:
@@ -208,6 +210,7 @@ def test_planted_corruption_is_found(job: Path, tmp_path: Path, what: str, suffi
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_other_dtype_is_found(job: Path, tmp_path: Path) -> None:
     """The same values in a column of another dtype are not what was promised."""
     output = tmp_path / "out.parquet"
@@ -236,6 +239,7 @@ def test_lost_line_end_and_a_line_too_many_are_found(job: Path, tmp_path: Path, 
     assert "more rows than the 1,200" in lines(job, output)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_every_flipped_byte_of_a_text_is_found(job: Path, tmp_path: Path, suffix: str) -> None:
     """Whatever a byte of the file is changed to, verification says so."""
@@ -246,6 +250,7 @@ def test_every_flipped_byte_of_a_text_is_found(job: Path, tmp_path: Path, suffix
         assert verified(job, output).differences
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_of_a_parquet_file_is_found_or_means_nothing(tmp_path: Path) -> None:
     """In pages, their headers and the footer: a file that passes is one that polars reads, with the right values."""
     texts = [f"{TEXTS[number % len(TEXTS)]} #{number}" for number in range(12)]

@@ -152,7 +152,7 @@ def _missing(path: Path) -> InputError:
     if url is not None:
         return InputError(f"{path} is a URL ({url[1]}); only files are read. Download it first, and name the file")
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = sorted(entry.name for entry in path.parent.iterdir())
     except OSError:
         return InputError(f"{path} does not exist, nor does its folder {path.parent}; check the path")
     nearest = get_close_matches(path.name, names, n=1)

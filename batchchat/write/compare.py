@@ -179,7 +179,8 @@ def _readers(source: Path | io.BytesIO, file: BinaryIO) -> tuple[_Reader, _Reade
 
     by_pyarrow = (_frame(parquet.read_row_group(group, use_threads=False)) for group in groups)
     schema = _frame(parquet.schema_arrow.empty_table()).schema
-    return _Reader(lazy.collect_schema(), by_polars()), _Reader(schema, by_pyarrow)
+    # pyarrow comes first: polars ends the process at some pages that pyarrow refuses.
+    return _Reader(schema, by_pyarrow), _Reader(lazy.collect_schema(), by_polars())
 
 
 @contextlib.contextmanager
