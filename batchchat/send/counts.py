@@ -94,4 +94,4 @@ class Counts:
         )
 
 
-_COUNTED = tuple({one.name for one in fields(Progress)} & {one.name for one in fields(Tally)})
+_COUNTED = tuple({one.name for one in fields(Progress)} & {one.name for one in fields(Counts)})
