@@ -31,6 +31,7 @@ def check(job: Path, limit: int | None, output: str | None, endpoint: str | None
     from batchchat.show.estimate import price_line
     from batchchat.spending import known_prices
 
+    let_signals_raise()
     loaded = load(job, settings, endpoint, output, limit)
     require_output(loaded)
     plan = pipeline.prepare(loaded)
