@@ -5,12 +5,13 @@ when they are.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 from batchchat.records import Chunk
 from batchchat.send.backlog import Backlog
-from batchchat.send.settling import Settling, in_thread
+from batchchat.send.settling import Settling
 from batchchat.send.tally import Tally
 
 
@@ -32,19 +33,25 @@ class Feeding:
         self._tally = tally
         self._has_changed = has_changed
         self._has_failed = has_failed
+        self._fetching: asyncio.Task[None] | None = None
         self.is_busy = False
         self.is_exhausted = False
 
-    def refill(self, limit: int, tasks: asyncio.TaskGroup, feed_thread: Executor, store_thread: Executor) -> None:
+    def refill(self, limit: int, tasks: asyncio.TaskGroup, store_thread: Executor) -> None:
         """Fetch a chunk, if the backlog has not enough to keep `limit` slots busy."""
         if self.is_busy or self.is_exhausted or not self._backlog.wants_more(limit):
             return
         self.is_busy = True
-        tasks.create_task(self._fetch(feed_thread, store_thread))
+        self._fetching = tasks.create_task(self._fetch(store_thread))
 
-    async def _fetch(self, feed_thread: Executor, store_thread: Executor) -> None:
+    def abandon(self) -> None:
+        """Wait no longer for the chunk that is being made: a template may never end."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def _fetch(self, store_thread: Executor) -> None:
         try:
-            chunk = await in_thread(feed_thread, lambda: next(self._feed, None))
+            chunk = await _in_daemon_thread(lambda: next(self._feed, None))
             if chunk is None:
                 self.is_exhausted = True
             else:
@@ -60,3 +67,18 @@ class Feeding:
         self._tally.rows_failed += chunk.failed_row_count
         for pending in await self._settling.unanswered(chunk.requests, store_thread):
             self._backlog.add(pending)
+
+
+async def _in_daemon_thread(call: Callable[[], Chunk | None]) -> Chunk | None:
+    """Return what a blocking call returns; its thread holds up neither the end of the run nor that of the process."""
+    future: Future[Chunk | None] = Future()
+    future.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="feed", daemon=True).start()
+    return await asyncio.wrap_future(future)

@@ -80,7 +80,7 @@ class Schedule:
         Raises:
             BatchchatError: what stopped the run: the endpoint's refusal, a fault of the store or input, or a signal.
         """
-        with ThreadPoolExecutor(1, "store") as self._store_thread, ThreadPoolExecutor(1, "feed") as self._feed_thread:
+        with ThreadPoolExecutor(1, "store") as self._store_thread:
             self._tally.in_flight_bound = self._pacing.concurrency.limit
             await self._settling.commit_progress(self._store_thread)
             self._bound.beat(time.monotonic(), time.process_time())
@@ -140,7 +140,7 @@ class Schedule:
         await self._settling.remember(settled, self._store_thread)
 
     def _drain(self) -> float | None:
-        """Cancel what is still in flight when the time for it is over; it may have been billed all the same."""
+        """Cancel what is still in flight or being read when the time is over; it may have been billed all the same."""
         if time.monotonic() < self._drain_until:
             return self._drain_until
         if not self._is_cut_off:
@@ -148,6 +148,7 @@ class Schedule:
             self._tally.possibly_billed += len(self._in_flight)
             for task in self._in_flight:
                 task.cancel()
+            self._feeding.abandon()
         return None
 
     # Starting requests
@@ -176,7 +177,7 @@ class Schedule:
         return min(self._pacing.concurrency.limit, self._settling.durable_limit)
 
     def _refill(self, limit: int) -> None:
-        self._feeding.refill(limit, self._tasks, self._feed_thread, self._store_thread)
+        self._feeding.refill(limit, self._tasks, self._store_thread)
 
     def _has_room(self, sent_bytes: int, now: float) -> bool:
         if not self._in_flight or self._in_flight_bytes + sent_bytes <= self._pacing.in_flight_bytes:
