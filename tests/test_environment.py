@@ -115,6 +115,7 @@ def endings() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HUGE)
 def test_step_that_makes_too_much_fails_its_row(endings: dict[str, str], name: str) -> None:
     """What a value of a row pads, repeats or joins is refused before it is made."""
