@@ -2,7 +2,7 @@
 
 The same row must make the same request in every run, or its answer is paid for again. So nothing here depends on the
 clock, on chance, on the machine's time zone, on an address in memory or on the order of a hash. And no single step may
-make so much of one value of a row that memory runs out. Loops and recursion are the author's own: they are not counted.
+make so much of one value of a row that memory runs out. Loops and recursion are not counted: they are the author's own.
 """
 
 import datetime
@@ -77,7 +77,7 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
         self.binop_table |= {"-": _difference, "*": _product, "**": _power, "%": _percent}
         self.filters |= _OWN_FILTERS
         for name in _REMOVED_FILTERS:
-            del self.filters[name]
+            self.filters.pop(name, None)
         del self.globals["lipsum"]
         self.__dict__["concat"] = joined  # compiled templates put macros and blocks together by it
 
