@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import batchchat
-from tests.running import batchchat as command
+from tests.running import batchchat_process as command
 from tests.running import write_csv, write_job
 
 PACKAGE = Path(batchchat.__file__).parent

@@ -1,6 +1,7 @@
 """What the README says is what there is."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,11 +111,11 @@ def test_python_example_runs(tmp_path: Path) -> None:
     """The first Python line of the README gives a frame with the new columns."""
     code = "import batchchat; frame = batchchat.run('jobs/triage.yaml'); print(frame.height, 'label' in frame.columns)"
     assert 'batchchat.run("jobs/triage.yaml")' in README
-    script = tmp_path / "example.py"
-    script.write_text(code)
-    (ROOT / "out").mkdir(exist_ok=True)
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    for name in ("jobs", "sample_data"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".batchchat"))
+    (tmp_path / "out").mkdir()
+    command, environment = [sys.executable, "-c", code], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "200 True\n", done.stderr
 
 
