@@ -81,6 +81,7 @@ def test_path_beyond_the_locale_is_a_problem_of_the_job(tmp_path: Path) -> None:
     assert "cannot be a file name in ascii, the locale's encoding; set LANG=C.UTF-8" in ended.stderr
 
 
+@pytest.mark.slow
 def test_sums_of_a_template_are_those_of_every_python(tmp_path: Path) -> None:
     """Python 3.12 adds floats in another way; a request must not change, or it is paid for again."""
     write_csv(tmp_path / "rows.csv", ["a"])
