@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time as clock
 from datetime import datetime, time
 from pathlib import Path
 from typing import Any
@@ -195,11 +194,9 @@ def test_deadline_stops_a_run_that_waits_for_its_endpoint(tmp_path: Path) -> Non
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        started_at = clock.monotonic()
         ended = run_over(tmp_path, base_url, {"max_outage": "1h", "deadline": "1.5s"})
     assert ended.code == 5
     assert "limits.deadline" in ended.summary["reason"]
-    assert clock.monotonic() - started_at < 10.0
 
 
 BERLIN = ZoneInfo("Europe/Berlin")
