@@ -49,6 +49,8 @@ def _content(content: str, values: Mapping[str, Any] = ROW) -> Any:
 
 
 HUGE = {
+    "sum of texts": ("{{ ([big] * 10**5) | sum(start='') }}", CHARACTERS),
+    "sum of lists": ("{{ ([l] * 10**4) | sum(start=[]) | length }}", "1,000,000 items"),
     "text times": ("{{ x * 10**10 }}", CHARACTERS),
     "times text": ("{{ 10**10 * x }}", CHARACTERS),
     "list times": ("{{ [x] * 10**10 }}", "1,000,000 items"),

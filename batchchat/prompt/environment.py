@@ -302,9 +302,24 @@ def _joined(environment: RowEnvironment, value: Iterable[Any], d: Any = "", attr
 
 @pass_environment
 def _summed(environment: RowEnvironment, value: Iterable[Any], attribute: Any = None, start: Any = 0) -> Any:
-    # Python's `sum` adds floats in another way since 3.12, and would make another request.
     items = value if attribute is None else map(make_attrgetter(environment, attribute), value)
+    if isinstance(start, str):
+        return _join("", [start, *items])
+    if isinstance(start, list):
+        return _extended(start, items)
+    # Python's `sum` adds floats in another way since 3.12, and would make another request.
     return functools.reduce(operator.add, items, start)
+
+
+def _extended(start: list[Any], lists: Iterable[Any]) -> list[Any]:
+    total = list(start)
+    for one in lists:
+        if not isinstance(one, list):
+            message = f"sum: a {type(one).__name__} cannot be added to a list"
+            raise TypeError(message)
+        require(len(total) + len(one), MAX_ITEMS, "items")
+        total += one
+    return total
 
 
 def _indented(value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
