@@ -274,7 +274,7 @@ def test_kill_while_the_file_is_replaced_doubles_no_row(place: Place, point: str
     job = place.job(".csv", "night2.csv")
     command = [sys.executable, "-c", KILLED, str(job)]
     environment = {"BATCHCHAT_CRASH_AT": point, "PYTHONPATH": str(ROOT), "PATH": ""}
-    killed = subprocess.run(command, env=environment, check=False, timeout=60)
+    killed = subprocess.run(command, env=environment, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert place.texts(".csv") in (FIRST, FIRST + SECOND)
     place.append(".csv", "night2.csv")

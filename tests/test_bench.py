@@ -255,7 +255,7 @@ def test_missing_module_ends_the_benchmarks_with_2(tmp_path: Path) -> None:
     (tmp_path / "nginx").chmod(0o755)
     command = [sys.executable, "-m", "tests.bench", "--quick", "--out", str(tmp_path / "results")]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "/nowhere has no ndk_http_module.so, ngx_http_lua_module.so" in ended.stderr
     assert "sudo apt-get install nginx libnginx-mod-http-lua" in ended.stderr

@@ -175,7 +175,7 @@ def database(path: Path) -> closing[sqlite3.Connection]:
 def script(text: str, *arguments: str | Path, umask: int = -1) -> str:
     """Run a script in a process of its own, and return what it prints."""
     command = [sys.executable, "-c", text, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, umask=umask, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, umask=umask, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

@@ -485,7 +485,7 @@ def test_refused_question_is_told_as_json(place: Path) -> None:
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=theirs,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     os.close(theirs)

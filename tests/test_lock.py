@@ -103,7 +103,7 @@ def test_lock_is_gone_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     with process(HOLDER, path) as holder:
         holder.kill()
-        holder.wait(timeout=20)
+        holder.wait(timeout=300)
         assert not is_locked(path)
         with locked(path):
             assert lock_path(path).read_text() == f"pid {os.getpid()} on {socket.gethostname()}"

@@ -137,7 +137,7 @@ def test_stopped_run_posts_that_it_was(webhook: Webhook, tmp_path: Path) -> None
             while not (tmp_path / "ledger.jsonl").exists() or not (tmp_path / "ledger.jsonl").read_bytes():
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
-            printed, _ = process.communicate(timeout=30)
+            printed, _ = process.communicate(timeout=300)
     assert process.returncode == 143
     assert webhook.bodies == [json.loads(printed)]
     assert (webhook.bodies[0]["outcome"], webhook.bodies[0]["reason"]) == ("interrupted", "stopped by SIGTERM")
@@ -176,7 +176,7 @@ def test_signal_ends_the_wait_and_not_the_exit_code(tmp_path: Path) -> None:
             while not webhook.bodies:
                 time.sleep(0.02)
             process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=20)
+            _, said = process.communicate(timeout=300)
         webhook.delay_s = 0
     assert process.returncode == 0
     assert said == "batchchat: notify: 127.0.0.1 had not answered when a signal came\n"

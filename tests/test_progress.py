@@ -53,7 +53,7 @@ def _read(terminal: int) -> bytes:
 def on_a_pipe(script: str, *arguments: str) -> str:
     """Run a script with standard error on a pipe, and return what it wrote there."""
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True, timeout=300)
     return done.stderr
 
 

@@ -31,7 +31,7 @@ from batchchat.send.trouble import UNREACHED_TRIES
 
 Send = Callable[[bytes], Awaitable[Reply | Failure]]
 
-HANG_S = 15.0
+HANG_S = 300.0
 """Seconds after which a run counts as hung."""
 
 ANSWER = Reply(200, {}, b'{"choices":[{"message":{"content":"yes"}}],"usage":{"prompt_tokens":3}}', 0.01)

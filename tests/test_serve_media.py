@@ -19,7 +19,7 @@ from batchchat.serve.settings import ServeSettings
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     """A client of one endpoint as it stands."""
-    with EmbeddedEndpoint(ServeSettings()) as endpoint, httpx.Client(base_url=endpoint.base_url, timeout=30) as client:
+    with EmbeddedEndpoint(ServeSettings()) as endpoint, httpx.Client(base_url=endpoint.base_url, timeout=300) as client:
         yield client
 
 

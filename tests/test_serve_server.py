@@ -183,5 +183,5 @@ def test_signal_ends_it_cleanly(number: signal.Signals) -> None:
         assert process.stdout is not None
         assert ask(process.stdout.readline().strip()).status_code == 200
         process.send_signal(number)
-        assert process.communicate(timeout=20) == (f"{number.value}\n", "")
+        assert process.communicate(timeout=300) == (f"{number.value}\n", "")
         assert process.returncode == 0

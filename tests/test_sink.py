@@ -735,6 +735,6 @@ commit(replacement)
 def test_temporary_file_is_locked_until_it_has_its_name(tmp_path: Path) -> None:
     """Another process that writes into the folder must not take it for one that was left behind."""
     command = [sys.executable, "-c", RENAMING, str(tmp_path / "out.csv")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout == "locked\n"
     assert (tmp_path / "out.csv").read_bytes() == b"text"
