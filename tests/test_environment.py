@@ -44,11 +44,22 @@ def _compile(content: str, columns: Mapping[str, Any] = ROW) -> RequestTemplate:
     return compile_request({"model": "m", "messages": [{"role": "user", "content": content}]}, list(columns))
 
 
+def _outcome(content: str, values: Mapping[str, Any]) -> Any:
+    """Return what a content makes of values, or the error."""
+    try:
+        return _content(content, values)
+    except ValueError as error:
+        return error
+
+
 def _content(content: str, values: Mapping[str, Any] = ROW) -> Any:
     return _compile(content, values).render(values)["messages"][0]["content"]
 
 
 HUGE = {
+    "list of texts times": ("{{ [big] * 10**5 }}", CHARACTERS),
+    "JSON of texts times": ("{{ ([big] * 10**5) | tojson | length }}", CHARACTERS),
+    "full-width width": (f"{{{{ '{{:>\uff11{9 * chr(0xFF10)}}}'.format(x) }}}}", CHARACTERS),
     "sum of texts": ("{{ ([big] * 10**5) | sum(start='') }}", CHARACTERS),
     "sum of lists": ("{{ ([l] * 10**4) | sum(start=[]) | length }}", "1,000,000 items"),
     "text times": ("{{ x * 10**10 }}", CHARACTERS),
@@ -374,11 +385,27 @@ def test_endless_recursion_is_the_rows_failure(content: str) -> None:
         else:
             made.append(prompt.request(Row(1, {"n": 1}, "1")))
 
-    for stack in range(12):
+    for stack in (0, 50, 150):
         thread = threading.Thread(target=make, args=(stack,))
         thread.start()
         thread.join()
-    assert made == [Failure("template", "RecursionError: the template calls itself too deep")] * 12
+    message = (
+        "macros or recursive loops call each other more than 100 levels deep; end the recursion sooner, or prepare a"
+        " column before the run"
+    )
+    assert made == [Failure("template", message)] * 3
+
+
+def test_recursion_ends_at_the_same_level_on_any_stack() -> None:
+    """A run renders in a thread, and what is written in the end in the caller's: the same rows must fail."""
+    content = "{% macro m(k) %}{% if k > 1 %}{{ m(k - 1) }}{% endif %}x{% endmacro %}{{ m(n) }}"
+
+    def answered(stack: int) -> list[int]:
+        if stack:
+            return answered(stack - 1)
+        return [n for n in range(95, 105) if isinstance(_outcome(content, {"n": n}), str)]
+
+    assert answered(0) == answered(150) == list(range(95, 101))
 
 
 def test_failure_is_of_the_kind_template() -> None:

@@ -2,7 +2,7 @@
 
 The same row must make the same request in every run, or its answer is paid for again. So nothing here depends on the
 clock, on chance, on the machine's time zone, on an address in memory or on the order of a hash. And no single step may
-make so much of one value of a row that memory runs out. Loops and recursion are not counted: they are the author's own.
+make so much of one value of a row that memory runs out. Loops are not counted: they are the author's own.
 """
 
 import datetime
@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import StrictUndefined, Undefined, nodes, pass_environment, pass_eval_context
 from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS, make_attrgetter
-from jinja2.runtime import BlockReference, LoopContext, Macro
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Cycler, Namespace
 from jinja2.visitor import NodeTransformer
@@ -31,6 +31,8 @@ MAX_ITEMS = 1_000_000
 MAX_DIGITS = 4_200
 """Digits of a power; Python writes no integer of more than 4,300."""
 MAX_PRECISION = 400
+MAX_LEVELS = 100
+"""Macros, blocks and recursive loops within each other; Python's own stack ends sooner in one program than another."""
 MAX_JSON_INDENT = 100
 
 _DATE = "ctime isocalendar isoformat isoweekday replace strftime timetuple toordinal weekday"
@@ -61,9 +63,11 @@ _METHODS: Mapping[type, frozenset[str]] = MappingProxyType(
     }
 )
 _REMOVED_FILTERS = ("attr", "center", "forceescape", "pprint", "random", "safe", "urlize", "wordwrap", "xmlattr")
+_REMOVED_TESTS = ("callable", "escaped", "filter", "test")
 _CODECS = frozenset({"ascii", "cp1252", "latin1", "utf8", "utf16", "utf16le", "utf16be"})
-_CONVERSION = re.compile(r"%(?:%|(?:\([^()]*(?:\)|(\()))?[-+ #0]*(\*|\d*)(?:\.(\*|\d*))?)")
-_DIGITS = re.compile("[0-9]+")
+_CONVERSION = re.compile(r"%(?:%|(?:\((?:[^()]|\([^()]*\))*\)|(\())?[-+ #0]*(\*|\d*)(?:\.(\*|\d*))?)")
+_DIGITS = re.compile(r"\d+")
+_RECURSIVE = (Macro, BlockReference, LoopContext)
 _DATE_CODE = re.compile(r"%[-_0^#+:0-9]*[EO]?(.)", re.DOTALL)
 
 
@@ -78,7 +82,10 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= _OWN_FILTERS
         for name in _REMOVED_FILTERS:
             self.filters.pop(name, None)
+        for name in _REMOVED_TESTS:
+            self.tests.pop(name, None)
         del self.globals["lipsum"]
+        self._level = 0
         self.__dict__["concat"] = joined  # compiled templates put macros and blocks together by it
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
@@ -98,11 +105,27 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
             return False
         if not callable(value) or isinstance(obj, (Namespace, Undefined)):
             return True
-        if isinstance(value, (Macro, BlockReference, LoopContext)):
+        if isinstance(value, _RECURSIVE):
             return True
         if attr == "timestamp" and isinstance(obj, datetime.datetime) and obj.tzinfo is None:
             return False  # the machine's time zone would decide
         return attr in next((_METHODS[kind] for kind in type(obj).__mro__ if kind in _METHODS), ())
+
+    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Return `called(*args, **kwargs)`; raise ValueError if it calls itself too deep."""
+        if not isinstance(called, _RECURSIVE):
+            return super().call(context, called, *args, **kwargs)
+        self._level += 1
+        try:
+            if self._level > MAX_LEVELS:
+                message = (
+                    f"macros or recursive loops call each other more than {MAX_LEVELS} levels deep; end the recursion"
+                    " sooner, or prepare a column before the run"
+                )
+                raise ValueError(message)
+            return super().call(context, called, *args, **kwargs)
+        finally:
+            self._level -= 1
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
         """Return what raises SecurityError once it is used."""
@@ -174,9 +197,19 @@ def _product(left: Any, right: Any) -> Any:
     for value, count in ((left, right), (right, left)):
         if isinstance(value, (str, bytes)) and isinstance(count, int):
             require(len(value) * count)
-        elif isinstance(value, (list, tuple)) and isinstance(count, int):
+        elif isinstance(value, (list, tuple)) and isinstance(count, int) and count > 1:
             require(len(value) * count, MAX_ITEMS, "items")
+            require(_characters(value) * count)
     return left * right
+
+
+def _characters(value: Any) -> int:
+    """Return how many characters the texts in a value have, at any depth."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_characters(item) for pair in value.items() for item in pair)
+    return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def _power(left: Any, right: Any) -> Any:
@@ -199,7 +232,7 @@ def _percent_size(text: str, values: Any) -> int:
     size = len(text) + times * len(str(values))
     for nested, *widths in conversions:
         if nested:
-            message = "a name in `%(name)s` has no parentheses"
+            message = "the parentheses of a name in `%(name)s` must match, with one pair within it at most"
             raise ValueError(message)
         if "*" in widths:
             size += sum(abs(value) for value in (values if isinstance(values, tuple) else ()) if isinstance(value, int))
@@ -351,7 +384,8 @@ def _url_encoded(value: Any) -> str:
 
 
 def _batched(value: Iterable[Any], linecount: int, fill_with: Any = None) -> Any:
-    require(linecount, MAX_ITEMS, "items")
+    if fill_with is not None:
+        require(linecount, MAX_ITEMS, "items")
     return FILTERS["batch"](value, linecount, fill_with)
 
 
