@@ -279,6 +279,7 @@ def test_redirect_carries_the_key_nowhere(rows: Path) -> None:
     assert_no_traces(rows, ended.stderr)
 
 
+@pytest.mark.slow
 def test_key_of_a_provider_does_not_leave_for_another_host(rows: Path) -> None:
     """At another base URL the provider's key is not sent; `check` says so, and so does the refusal."""
     with Echoing(refusing) as endpoint:

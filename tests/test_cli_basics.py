@@ -114,6 +114,7 @@ def test_schema_has_every_key_of_a_job() -> None:
         assert [key for key, value in properties.items() if not value.get("description")] == []
 
 
+@pytest.mark.slow
 def test_starter_job_runs_as_it_stands(tmp_path: Path) -> None:
     """In an empty folder `init` and then `run` label every ticket, without key or network; a log has no controls."""
     written = batchchat("init", cwd=tmp_path)
@@ -138,6 +139,7 @@ def test_init_where_a_job_is_changes_nothing(starter: Path) -> None:
     assert (starter / "job.yaml").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_json_is_one_object_on_standard_output(starter: Path) -> None:
     """With --json and --quiet there is one line of JSON on standard output, and nothing else."""
     ended = batchchat("run", "job.yaml", "--json", "--quiet", cwd=starter)

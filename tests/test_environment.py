@@ -138,6 +138,7 @@ def test_step_that_makes_too_much_fails_its_row(endings: dict[str, str], name: s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{{ x }}", "{{ x }}{{ x }}", "{{ x | upper }}!"])
 def test_message_has_a_most_of_characters(content: str) -> None:
     """Whatever way its text is made; one that is just as long is sent."""

@@ -14,6 +14,8 @@ import pytest
 
 import batchchat
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(batchchat.__file__).parent
 
 VALUES = {f"batchchat.{name}" for name in ("records", "runs", "errors", "crashpoint", "redaction")}

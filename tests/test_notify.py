@@ -91,6 +91,7 @@ def webhook() -> Iterator[Webhook]:
         yield server
 
 
+@pytest.mark.slow
 def test_finished_run_posts_the_object_that_it_prints(webhook: Webhook, tmp_path: Path) -> None:
     """What is posted is what `--json` prints, to the value; without `--json` it is posted too, under --quiet."""
     write_csv(tmp_path / "rows.csv", ["a"])
@@ -143,6 +144,7 @@ def test_stopped_run_posts_that_it_was(webhook: Webhook, tmp_path: Path) -> None
     assert (webhook.bodies[0]["outcome"], webhook.bodies[0]["reason"]) == ("interrupted", "stopped by SIGTERM")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [302, 404, 500])
 def test_webhook_that_refuses_is_one_line_and_changes_nothing(status: int, tmp_path: Path) -> None:
     """The exit code stands; the line names the host and the status, and no more of the URL; no redirect is followed."""
@@ -156,6 +158,7 @@ def test_webhook_that_refuses_is_one_line_and_changes_nothing(status: int, tmp_p
     assert SECRET not in ended.stderr + ended.stdout
 
 
+@pytest.mark.slow
 def test_webhook_that_never_ends_is_left_in_time() -> None:
     """The time is for the whole of it: a byte now and then does not prolong it."""
     with listening(delay_s=20) as webhook:

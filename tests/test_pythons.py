@@ -36,6 +36,7 @@ def test_possessive_patterns_are_told(pattern: str) -> None:
     assert not _is_possessive(rf"[{re.escape(pattern)}]\++")
 
 
+@pytest.mark.slow
 def test_no_pattern_is_possessive_or_atomic() -> None:
     """Python 3.11 before 3.11.5 matches some such patterns wrongly."""
     found = []

@@ -85,6 +85,7 @@ def test_exit_codes_of_the_table_are_those_of_the_errors() -> None:
     assert codes == found
 
 
+@pytest.mark.slow
 def test_keys_of_the_summary_are_those_of_the_table(tmp_path: Path) -> None:
     """The object of `--json` has the documented keys, and no others."""
     assert batchchat("init", tmp_path / "job.yaml").code == 0

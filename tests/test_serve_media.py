@@ -155,6 +155,7 @@ def test_large_media_are_refused(client: httpx.Client) -> None:
     assert ask(client, at("video", data_url("video/mp4", video[1:]))).status_code == 200
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["image", "video"]),

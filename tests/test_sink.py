@@ -193,6 +193,7 @@ def test_many_small_batches_are_one_row_group(tmp_path: Path) -> None:
     assert few.read_bytes() == many.read_bytes()
 
 
+@pytest.mark.slow
 def test_large_rows_make_smaller_row_groups(tmp_path: Path) -> None:
     """Rows of many bytes do not pile up until there are enough of them."""
     frame = pl.DataFrame({"t": [str(number) * 2**20 for number in range(10)] * 8})
@@ -414,6 +415,7 @@ def test_parsed_comes_back(tmp_path: Path, suffix: str, size: int) -> None:
     assert [(row["completions"], row["logprobs"], row["raw"]) for row in rows] == [(["é"], "[]", "{}")] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("name", ["*", "^a.*$"])
 def test_pattern_is_only_a_name(tmp_path: Path, suffix: str, name: str) -> None:

@@ -380,6 +380,7 @@ def test_connection_is_used_again() -> None:
     assert server.connections == 1
 
 
+@pytest.mark.slow
 def test_failed_connection_is_replaced() -> None:
     """After a cut body, nonsense and a late reset, the next request gets a new connection and its own answer."""
 
@@ -448,6 +449,7 @@ def test_first_connection_that_breaks_is_not_asked_again() -> None:
     assert len(server.exchanges) == 1
 
 
+@pytest.mark.slow
 def test_each_time_limit_names_what_did_not_come() -> None:
     """Connecting, the first byte, the time between two pieces and the whole each have a limit of their own."""
 
@@ -561,6 +563,7 @@ def test_closed_idle_connection_is_not_used() -> None:
     assert connections == 5
 
 
+@pytest.mark.slow
 def test_many_requests_get_their_own_replies() -> None:
     """Three hundred requests at a time, in three waves: each gets its answer, over no more connections than that."""
 
@@ -809,6 +812,7 @@ def test_stream_that_breaks_after_its_finish_reason_is_whole() -> None:
     assert content_of(outcome_of(script)) == "Hi"
 
 
+@pytest.mark.slow
 def test_stream_left_open_after_its_end_is_not_waited_for() -> None:
     """After `[DONE]` nothing more is expected, though the server keeps the connection."""
 
@@ -821,6 +825,7 @@ def test_stream_left_open_after_its_end_is_not_waited_for() -> None:
     assert content_of(reply) == "Hi"
 
 
+@pytest.mark.slow
 def test_stream_that_never_ends_meets_the_timeout() -> None:
     """Comments keep a connection alive, and no longer than one attempt may take."""
 
