@@ -417,3 +417,10 @@ def test_failure_is_of_the_kind_template() -> None:
     assert failed.kind == "template"
     assert failed.message.startswith(f"a template makes more than {CHARACTERS} of this row; use smaller values")
     assert isinstance(prompt.request(Row(2, {"n": 2}, "2")), ChatRequest)
+
+
+def test_name_in_a_percent_format_may_have_a_pair_of_parentheses() -> None:
+    """Columns are called `price (EUR)`; their width is bounded like any other."""
+    values = {"price (EUR)": 3}
+    assert _content('{{ "%(price (EUR))4d" | format(**row) }}', values) == "   3"
+    assert CHARACTERS in str(_outcome('{{ "%(price (EUR))999999999d" | format(**row) }}', values))
