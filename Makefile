@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-.PHONY: help demo test check quick lint quick-tests fix torture bench
+.PHONY: help demo test check quick lint fix torture bench
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,15 +18,13 @@ test: $(VENV)/installed-dev ## Install what the tests need and run them all
 
 check: lint test ## Format, lint and types, then the tests
 
-quick: lint quick-tests ## Format, lint and types, then the tests that are not slow
+quick: lint ## Format, lint and types, then the tests that start no process and take less than half a second
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 
 lint: $(VENV)/installed-dev ## Format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-
-quick-tests: $(VENV)/installed-dev
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m "not slow"
 
 fix: $(VENV)/installed-dev ## Format, and mend what the linter can
 	$(BIN)/ruff format

@@ -10,7 +10,15 @@ from hypothesis import HealthCheck, settings
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", parent=settings.get_profile("any machine"), max_examples=20)
 settings.load_profile("any machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look at fewer examples in `make quick`."""
+    if config.getoption("markexpr") == "not slow":
+        settings.load_profile("quick")
+
 
 STARTS_OF_PROCESSES = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen"}
 _may_start_processes = True

@@ -52,7 +52,7 @@ def batchchat_process(*arguments: str | Path, cwd: Path | None = None, env: Mapp
         env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     assert "Traceback" not in done.stderr

@@ -185,19 +185,14 @@ def test_command_is_ended_after_its_time(tmp_path: Path) -> None:
 
 def test_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
     """What takes too long is killed with all that it started, and named."""
-    lines = ["sh", "-c", "echo $$; exec sleep 30"]
-    with pytest.raises(RunError, match=r"sleeper did not end within 0\.5 s"):
-        run_process("sleeper", lines, tmp_path, Launch(longest_s=0.5))
-    pid = int((tmp_path / "said.txt").read_text())
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+    lines = ["sh", "-c", "echo $$; exec sleep 3600"]
+    for longest_s in (0.5, 5.0, 50.0):  # a busy machine takes its time to start it
+        with pytest.raises(RunError, match=f"sleeper did not end within {longest_s:g} s"):
+            run_process("sleeper", lines, tmp_path, Launch(longest_s=longest_s))
+        if said := (tmp_path / "said.txt").read_text():
             break
+    while Path(f"/proc/{int(said)}").exists():  # it may take a moment to be gone
         time.sleep(0.01)
-    else:
-        pytest.fail("it lives")
 
 
 def test_ratios_are_those_of_the_same_round() -> None:
@@ -255,7 +250,7 @@ def test_missing_module_ends_the_benchmarks_with_2(tmp_path: Path) -> None:
     (tmp_path / "nginx").chmod(0o755)
     command = [sys.executable, "-m", "tests.bench", "--quick", "--out", str(tmp_path / "results")]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "/nowhere has no ndk_http_module.so, ngx_http_lua_module.so" in ended.stderr
     assert "sudo apt-get install nginx libnginx-mod-http-lua" in ended.stderr

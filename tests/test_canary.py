@@ -168,7 +168,7 @@ def test_killed_run_and_damaged_checkpoint_have_no_key(rows: Path) -> None:
                 time.sleep(0.02)
             line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
             process.send_signal(signal.SIGKILL)
-            _, printed = process.communicate(timeout=30)
+            _, printed = process.communicate(timeout=300)
     assert (rows / ".batchchat" / "job.sqlite-wal").stat().st_size > 0
     assert_no_traces(rows, line.decode(), printed.decode())
     checkpoint = rows / ".batchchat" / "job.sqlite"
@@ -257,7 +257,7 @@ def test_crash_of_our_own_shows_no_key(rows: Path, debug: str) -> None:
         job = echoing_job(rows, endpoint.base_url, api_key_env="TEST_KEY")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TEST_KEY": KEY, "BATCHCHAT_DEBUG": debug}
         words = [sys.executable, "-c", CRASH, "run", str(job)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ("Traceback" in done.stderr, "a bug, by which" in done.stderr) == (bool(debug), True)
     assert done.returncode == 70
     assert_no_traces(rows, done.stderr)
@@ -279,6 +279,7 @@ def test_redirect_carries_the_key_nowhere(rows: Path) -> None:
     assert_no_traces(rows, ended.stderr)
 
 
+@pytest.mark.slow
 def test_key_of_a_provider_does_not_leave_for_another_host(rows: Path) -> None:
     """At another base URL the provider's key is not sent; `check` says so, and so does the refusal."""
     with Echoing(refusing) as endpoint:

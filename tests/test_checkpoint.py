@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -37,6 +38,7 @@ WRITER = """
 import sys
 from itertools import count
 from pathlib import Path
+from typing import Any
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.records import Answer, Completion, Progress
 
@@ -55,6 +57,7 @@ with open_checkpoint(Path(sys.argv[1])) as checkpoint:
 READER = f"""
 import os, sys, urllib.request
 from pathlib import Path
+from typing import Any
 from batchchat.keep.checkpoint import open_checkpoint
 
 if os.geteuid() == 0:
@@ -69,6 +72,7 @@ with open_checkpoint(Path(sys.argv[1]), is_read_only=True) as checkpoint:
 MODES = """
 import json, os, sys
 from pathlib import Path
+from typing import Any
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.keep.files import prepare_folder
 from batchchat.keep.lock import locked
@@ -85,6 +89,7 @@ with locked(path), open_checkpoint(path) as checkpoint:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from batchchat.errors import CheckpointError
 from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.records import Answer, Completion, Progress
@@ -170,7 +175,7 @@ def database(path: Path) -> closing[sqlite3.Connection]:
 def script(text: str, *arguments: str | Path, umask: int = -1) -> str:
     """Run a script in a process of its own, and return what it prints."""
     command = [sys.executable, "-c", text, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, umask=umask, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, umask=umask, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -366,10 +371,19 @@ def test_kill_loses_no_reported_commit(tmp_path: Path, group_count: int) -> None
 
 def test_journal_is_wal_and_synchronous_full(tmp_path: Path) -> None:
     """A commit is on the disk when it returns, power cut or not."""
-    with open_checkpoint(tmp_path / "c.sqlite") as checkpoint:
-        connection = checkpoint._connection  # `synchronous` belongs to a connection: no other can ask for it
-        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    opened: list[sqlite3.Connection] = []
+    is_listening = True
+
+    def listen(event: str, args: tuple[Any, ...]) -> None:
+        if is_listening and event == "sqlite3.connect/handle":
+            opened.append(args[0])
+
+    sys.addaudithook(listen)  # `synchronous` belongs to a connection: no other can ask for it
+    with open_checkpoint(tmp_path / "c.sqlite"):
+        assert opened[-1].execute("PRAGMA synchronous").fetchone() == (2,)
+        assert opened[-1].execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    is_listening = False
+    opened.clear()
 
 
 def test_file_says_what_it_is(tmp_path: Path) -> None:

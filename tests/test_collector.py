@@ -43,6 +43,7 @@ def collected(source: Source, keep: Sequence[str] | None) -> pl.DataFrame:
     return collector.frame()
 
 
+@pytest.mark.slow
 def test_left_out_columns_are_not_held(tmp_path: Path) -> None:
     """The frame has the kept columns and the new ones, and takes no memory for a picture that is in neither."""
     frame = table(tmp_path / "in.parquet")
@@ -54,6 +55,7 @@ def test_left_out_columns_are_not_held(tmp_path: Path) -> None:
     assert found["completion"].to_list() == ["yes"] * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "count"), [("id = 5", 1), ("id >= 8 AND id % 8 < 2", 6)])
 def test_left_out_rows_are_not_held(tmp_path: Path, where: str, count: int) -> None:
     """Of the pictures that `where` leaves out, none stays in memory with those that it does not."""

@@ -32,7 +32,7 @@ os._exit(0)
 def _probe(path: Path) -> tuple[str, int]:
     """Open an input in a process of its own; return the rows or the message, and the MB that it took."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", PROBE, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     said, took_mb = done.stdout.splitlines()

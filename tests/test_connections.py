@@ -356,6 +356,7 @@ def test_pool_serves_an_httpx_client() -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["connect", "read"])
 def test_limits_of_the_request_are_httpxs_timeouts(limit: str) -> None:
     """A reply that does not come is a read timeout; the limit on connecting does not count for it."""
@@ -429,6 +430,7 @@ def test_interim_replies_and_trailers_are_not_the_reply() -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", [b"\r\nHTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 2x0 OK\r\n\r\n"])
 def test_reply_without_a_status_is_an_error(wire: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     """It is httpx's, and nothing is printed by the way."""
@@ -545,6 +547,7 @@ def test_reply_is_read_however_it_is_written(wire: bytes, body: bytes, *, is_kep
     run(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wire",
     [
@@ -567,6 +570,7 @@ def test_reply_without_end_or_sense_is_given_up(wire: bytes) -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 def test_reply_that_nobody_reads_waits_in_the_network() -> None:
     """Of a large reply, only some of it is taken until it is read; then all of it comes."""
     size = 48 * 2**20
@@ -633,6 +637,7 @@ def test_hundreds_of_connections_are_opened_at_once() -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 def test_address_that_does_not_answer_is_not_waited_for() -> None:
     """The next address is tried beside one that is silent; the one that answers is the first from then on."""
 
@@ -692,6 +697,7 @@ def test_socket_with_the_number_of_a_closed_one_is_heard(host: str) -> None:
     run(scenario)
 
 
+@pytest.mark.slow
 def test_idle_connections_that_are_closed_keep_nobody_busy() -> None:
     """The end of an idle connection is heard once; the loop does not turn round and round for it."""
 

@@ -194,6 +194,7 @@ def cost_of(store: MemoryStore, name: str) -> float | None:
     return said.usage.cost_usd
 
 
+@pytest.mark.slow
 def test_row_costs_what_all_its_replies_do() -> None:
     """An empty reply, a misfit and its correction are three replies, in the row's cost and in the run's."""
     empty = said(None)

@@ -465,6 +465,7 @@ def exported(job: Path, output: Path) -> list[str]:
     return list(pipeline.export(pipeline.prepare(load_job(job, overrides={("output", "path"): output}))))
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_told_read_and_repaired(job: Path) -> None:
     """Status and export say that it is damaged, and give what can be read; a run saves that, and asks the rest."""
     checkpoint = job.parent / ".batchchat" / "job.sqlite"
@@ -494,6 +495,7 @@ def test_damaged_checkpoint_is_told_read_and_repaired(job: Path) -> None:
     assert pl.read_parquet(job.parent / "out.parquet")["completion"].equals(before["completion"])
 
 
+@pytest.mark.slow
 def test_changed_answer_is_a_null_in_an_export_and_asked_again_by_a_run(job: Path) -> None:
     """Where only an answer is not what was stored, its row alone is affected, and the run says so."""
     checkpoint = job.parent / ".batchchat" / "job.sqlite"

@@ -119,7 +119,7 @@ def test_answers_are_committed_meanwhile(path: Path) -> None:
     thread = threading.Thread(target=commit)
     with open_digests(path) as digests:
         thread.start()
-        assert begun.wait(20)
+        assert begun.wait(300)
         for number in range(20 * GATHERED):
             digests.remember(f"/{number}", 1, 1, *KNOWN)
         thread.join()

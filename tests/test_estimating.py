@@ -128,6 +128,7 @@ def test_max_tokens_of_each_row_are_summed(place: Path) -> None:
     assert found["output_tokens"]["value"] == sum(range(1, 11))
 
 
+@pytest.mark.slow
 def test_half_finished_job_is_estimated_from_its_own_answers(place: Path) -> None:
     """Answered rows are left out, and tell within 10 % what the others cost; another run would ask as many."""
     run(place, limit=150)
@@ -143,6 +144,7 @@ def test_half_finished_job_is_estimated_from_its_own_answers(place: Path) -> Non
     assert estimated(place)["requests"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_changed_prompt_is_estimated_from_what_the_checkpoint_knows(place: Path) -> None:
     """Every row is to be asked again, and answers of the old prompt tell how long answers are."""
     run(place, "limits.tokens_per_minute=1e9")
@@ -213,6 +215,7 @@ def until(is_so: Any) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_fresh_run_is_estimated_as_asking_everything(place: Path) -> None:
     """`run --fresh` asks what was answered, and the old answers still tell what that takes."""
     run(place)
@@ -225,6 +228,7 @@ def test_fresh_run_is_estimated_as_asking_everything(place: Path) -> None:
 # Samples
 
 
+@pytest.mark.slow
 def test_sample_is_asked_kept_and_not_asked_twice(place: Path) -> None:
     """Its answers are those of the next run; the same command again sends nothing and says the same."""
     found = estimated(place, sample=30)
@@ -246,6 +250,7 @@ def test_sample_is_asked_kept_and_not_asked_twice(place: Path) -> None:
     assert asked(place) == 291
 
 
+@pytest.mark.slow
 def test_sample_is_spread_over_what_is_not_asked(place: Path) -> None:
     """Each tenth of the rows that are still to be asked has a tenth of the sample."""
     run(place, limit=90)
@@ -466,6 +471,7 @@ def test_cheap_or_unpriced_run_is_not_asked(place: Path) -> None:
     assert "cannot be known" in written
 
 
+@pytest.mark.slow
 def test_script_is_never_asked(place: Path) -> None:
     """Without a terminal a run goes on, whatever it costs: the night's job must not wait for anybody."""
     ended = batchchat("run", "job.yaml", "--set", "limits.confirm_above_usd=0.01", cwd=place)
@@ -485,7 +491,7 @@ def test_refused_question_is_told_as_json(place: Path) -> None:
         stdin=theirs,
         stdout=subprocess.PIPE,
         stderr=theirs,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     os.close(theirs)

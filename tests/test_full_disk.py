@@ -37,7 +37,7 @@ def limited(limit: str, value: int, *arguments: str | Path, stderr: Path | None 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE if stderr is None else os.open(stderr, os.O_WRONLY),
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert "Traceback" not in (done.stderr or "")

@@ -14,6 +14,8 @@ from batchchat.verifying import verify
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 
+pytestmark = pytest.mark.slow
+
 JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.yaml"))
 
 

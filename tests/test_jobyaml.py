@@ -164,6 +164,7 @@ def test_deepest_document_is_read() -> None:
     assert _error("[" * (MAX_DEPTH + 1) + "x" + "]" * (MAX_DEPTH + 1)) == TOO_DEEP
 
 
+@pytest.mark.slow
 def test_variables_without_an_end_take_no_time() -> None:
     """Text that looks like the beginning of a hundred thousand variables is text."""
     text = "${A:-" * 100_000

@@ -59,7 +59,7 @@ def test_signal_keeps_what_was_in_flight_and_the_next_run_goes_on(
         with subprocess.Popen([*BATCHCHAT, "run", str(job)], stderr=subprocess.PIPE, text=True) as process:
             _wait_for(lambda: len(ledger(log)) >= 8)
             process.send_signal(number)
-            _, stderr = process.communicate(timeout=30)
+            _, stderr = process.communicate(timeout=300)
         assert process.returncode == code
         assert "run the same command to go on" in stderr
         assert not (tmp_path / "out.parquet").exists()
@@ -78,7 +78,7 @@ def test_run_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
         with subprocess.Popen(["nohup", *BATCHCHAT, "run", str(job), "--quiet"], stdin=subprocess.DEVNULL) as process:
             _wait_for(lambda: len(ledger(tmp_path / "ledger.jsonl")) >= 8)
             process.send_signal(signal.SIGHUP)
-            assert process.wait(30) == 0
+            assert process.wait(300) == 0
     assert pl.read_parquet(tmp_path / "out.parquet")["completion"].null_count() == 0
 
 
@@ -90,7 +90,7 @@ def test_few_open_files_are_few_requests_at_once(tmp_path: Path) -> None:
     with embedded.endpoint(tmp_path, "--latency", "0.05") as base_url:
         job = write_job(tmp_path, endpoint={"base_url": base_url}, limits={"concurrency": 500})
         command = [sys.executable, "-c", limited, *BATCHCHAT, "run", str(job)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert (
         "limits.concurrency is 500, but the system allows only 32 connections (ulimit -n); going on with 32"
@@ -106,7 +106,7 @@ def test_too_few_open_files_are_told(tmp_path: Path) -> None:
     limited += "os.execv(sys.argv[1], sys.argv[1:])"
     job = write_job(tmp_path, endpoint={"base_url": "http://127.0.0.1:9"})
     command = [sys.executable, "-c", limited, *BATCHCHAT, "run", str(job)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 3
     assert "the system allows only 18 open files" in done.stderr
     assert "Traceback" not in done.stderr
@@ -118,7 +118,7 @@ def test_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     release = threading.Event()
 
     def late(*_: object) -> Sent:
-        release.wait(60)
+        release.wait(300)
         return Sent(200, completion("late"))
 
     with Echoing(late) as endpoint:

@@ -14,6 +14,8 @@ import pytest
 
 import batchchat
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(batchchat.__file__).parent
 
 VALUES = {f"batchchat.{name}" for name in ("records", "runs", "errors", "crashpoint", "redaction")}
@@ -221,3 +223,18 @@ def test_wall_clock_is_only_for_dates() -> None:
     """It may jump: what waits goes by the monotonic clock, and only dates that are written or read need the other."""
     for_dates = re.compile(r"batchchat\.((keep|show|serve)\..*|send\.reading|prompt\.media|deadline|jobyaml)")
     assert [one for one in MODULES if calls(TREES[one]) & CLOCKS and not for_dates.fullmatch(one)] == []
+
+
+def test_tests_see_what_a_caller_sees() -> None:
+    """No test reaches into an attribute or a name that is private to the package."""
+    wrong = []
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+                owner = ast.unparse(node.value)
+                if owner not in ("self", "cls", *sys.stdlib_module_names):
+                    wrong.append(f"{path.name}:{node.lineno}: {owner}.{node.attr}")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("batchchat"):
+                private = [alias.name for alias in node.names if alias.name.startswith("_") and alias.name[1] != "_"]
+                wrong += [f"{path.name}:{node.lineno}: {name}" for name in private]
+    assert wrong == []

@@ -89,7 +89,7 @@ def run_measured(folder: Path, number: int) -> dict[str, Any]:
         env={**os.environ, "LAG_KEY": KEY},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -148,6 +148,7 @@ def test_picture_that_changes_under_a_run_is_its_rows_trouble(shop: Path) -> Non
     assert (again.code, mended["error_kind"].null_count(), again.summary["requests_sent"]) == (0, 3, 1)
 
 
+@pytest.mark.slow
 def test_binary_column_is_sent_as_a_data_url(tmp_path: Path) -> None:
     """A table may hold the pictures themselves."""
     pl.DataFrame({"name": ["a", "b"], "photo": [picture(8, 9), None]}).write_parquet(tmp_path / "rows.parquet")
@@ -161,6 +162,7 @@ def test_binary_column_is_sent_as_a_data_url(tmp_path: Path) -> None:
     assert sent == f"data:image/png;base64,{base64.b64encode(picture(8, 9)).decode()}"
 
 
+@pytest.mark.slow
 def test_videos_and_urls_pass(shop: Path) -> None:
     """A video is read like a picture; http and data URLs go out as they are."""
     (shop / "clip.mp4").write_bytes(VIDEO)
@@ -174,6 +176,7 @@ def test_videos_and_urls_pass(shop: Path) -> None:
     assert ended.summary["requests_sent"] == 3
 
 
+@pytest.mark.slow
 def test_only_the_media_root_is_read(shop: Path) -> None:
     """What lies outside is a failure of its row, however it is named; the others are answered."""
     outside = shop.parent / f"{shop.name}-outside.png"
@@ -204,6 +207,7 @@ def test_only_the_media_root_is_read(shop: Path) -> None:
     assert table["completion"].null_count() == len(bad)
 
 
+@pytest.mark.slow
 def test_media_root_may_be_elsewhere(shop: Path) -> None:
     """Paths count from `input.media_root` when the job names one, and no longer from the input's folder."""
     media_job(shop, input={"path": "rows.csv", "media_root": "pictures"})
@@ -213,6 +217,7 @@ def test_media_root_may_be_elsewhere(shop: Path) -> None:
     assert table["error_kind"].to_list() == [None, "media"]
 
 
+@pytest.mark.slow
 def test_too_large_picture_fails_its_row(shop: Path) -> None:
     """The cap is said, with the size found and the key that raises it."""
     media_job(shop, input={"path": "rows.csv", "max_media_bytes": 100})
@@ -235,6 +240,7 @@ def test_large_pictures_are_shrunk(shop: Path) -> None:
     assert again.summary["requests_sent"] == 3
 
 
+@pytest.mark.slow
 def test_media_of_a_frame_need_a_root(shop: Path) -> None:
     """Rows that come from a program have no folder of their own."""
     job = {

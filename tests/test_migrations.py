@@ -100,7 +100,7 @@ def test_step_that_fails_leaves_no_trace(tmp_path: Path) -> None:
 def test_kill_within_the_first_step_leaves_an_empty_file(tmp_path: Path, statement: str) -> None:
     """A process that is killed while it makes a checkpoint leaves nothing, from which the next one goes on."""
     path = tmp_path / "c.sqlite"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     with opened(path) as connection:
         assert (tables(connection), pragma(connection, "user_version")) == ({}, 0)
@@ -127,7 +127,7 @@ def test_kill_within_the_next_step_leaves_the_version_before(tmp_path: Path, sta
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrations, "MIGRATIONS", MIGRATIONS)
         answered(path)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), statement], cwd=ROOT, check=False, timeout=300)
     assert killed.returncode == -signal.SIGKILL
     with opened(path) as connection:
         assert (pragma(connection, "user_version"), "remarks" in tables(connection)) == (1, False)

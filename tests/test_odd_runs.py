@@ -79,6 +79,7 @@ def run_odd_job(folder: Path, **changes: Any) -> Ended:
         return command("run", write_job(folder, endpoint={"base_url": endpoint.base_url}, **changes), "--json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["plain", "streamed"])
 @pytest.mark.parametrize("tools", [[], [TOOL]], ids=["text", "tools"])
 def test_every_oddity_ends_as_it_should(tools: list[Any], is_streamed: bool, tmp_path: Path) -> None:
@@ -98,6 +99,7 @@ def test_every_oddity_ends_as_it_should(tools: list[Any], is_streamed: bool, tmp
             assert row["completion"] is not None or row["refusal"] or row["reasoning"] or row["tool_calls"], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), ENDS_THE_JOB.items())
 def test_refusal_of_the_job_ends_it(name: str, status: int, tmp_path: Path) -> None:
     """What no row can help ends the run with exit code 4, and no row is blamed."""

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.prompt.bounds import MAX_CHARACTERS
-from batchchat.prompt.environment import LimitError, row_environment
+from batchchat.prompt.environment import MAX_CHARACTERS, RowEnvironment
 from batchchat.prompt.pieces import Piece, plain_pieces
 from batchchat.prompt.template import compile_request
 from batchchat.read.rows import number
@@ -49,7 +48,7 @@ WRITTEN = st.sampled_from(
 
 def pieces(text: str) -> list[Piece] | None:
     """Return the pieces of a template over the columns."""
-    return plain_pieces(row_environment().parse(text), COLUMNS)
+    return plain_pieces(RowEnvironment().parse(text), COLUMNS)
 
 
 def outcome(render: Any, values: Mapping[str, Any]) -> object:
@@ -104,7 +103,7 @@ def test_pieces_make_what_jinja_makes(written: list[str], found: list[Any]) -> N
     text = "-" + "".join(written)  # which is never one expression alone
     assert pieces(text) is not None
     values = dict(zip(("x", "order id", "items", "range"), found, strict=True))
-    jinja = row_environment().from_string(text)
+    jinja = RowEnvironment().from_string(text)
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     ours = compile_request(body, list(values))
     wanted = outcome(lambda values: jinja.render({**values, "row": values}), values)
@@ -122,7 +121,7 @@ def test_pieces_are_counted() -> None:
     """Texts that are too long together fail the row, as in any template; the next row is fine."""
     body = {"model": "m", "messages": [{"role": "user", "content": "{{ x }} and {{ x }}"}]}
     template = compile_request(body, ["x"])
-    with pytest.raises(LimitError):
+    with pytest.raises(ValueError, match="more than 67,108,864 characters"):
         template.render({"x": "a" * (MAX_CHARACTERS // 2)})
     assert template.render({"x": datetime.date(2026, 1, 2)})["messages"][0]["content"] == "2026-01-02 and 2026-01-02"
     assert template.render({"x": decimal.Decimal("1.10")})["messages"][0]["content"] == "1.10 and 1.10"

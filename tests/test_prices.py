@@ -98,6 +98,7 @@ def test_oxen_is_asked_for_the_model_with_the_key(model: str, path: str) -> None
     assert there.asked == [(f"/api/ai/models/{path}", f"Bearer {KEY}")]
 
 
+@pytest.mark.slow
 def test_oxen_is_not_asked_without_a_key() -> None:
     """Without a key there is nothing to ask it with: what the model's own provider publishes counts."""
     with listing(200, {"pricing": PRICING}) as there:
@@ -156,6 +157,7 @@ def test_nobody_there_is_no_price() -> None:
     assert price_of(job("my-model", provider="oxen", base_url=there.base_url), KEY) is None
 
 
+@pytest.mark.slow
 def test_embedded_endpoint_can_stand_in_for_oxen() -> None:
     """It says of every model that it costs nothing, in Oxen's words, for one and for all."""
     with EmbeddedEndpoint(ServeSettings(api_key=KEY)) as there:

@@ -85,6 +85,7 @@ def test_sequences_are_taken_out_whole(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [ESC, f"{ESC}]", f"{ESC}P", f"{ESC}[0", f"{ESC}[ ", "\x9b0 ", "0", f"{ESC}]a\x9c"])
 def test_hostile_megabyte_takes_linear_time(part: str) -> None:
     """A reply made of unfinished sequences does not stop the program (the test's time limit is the assertion)."""

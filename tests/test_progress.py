@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from batchchat.records import Progress
-from batchchat.show.progress import LINE_INTERVAL_S, _Lines, duration, shown
+from batchchat.show.progress import LINE_INTERVAL_S, Lines, duration, shown
 from tests.running import ROOT
 
 # Shows a run of a hundred rows on standard error; the interval of the plain lines is that of the first argument.
@@ -53,7 +53,7 @@ def _read(terminal: int) -> bytes:
 def on_a_pipe(script: str, *arguments: str) -> str:
     """Run a script with standard error on a pipe, and return what it wrote there."""
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True, timeout=300)
     return done.stderr
 
 
@@ -80,7 +80,7 @@ def test_duration_is_written_as_people_do(seconds: float, text: str) -> None:
 
 def test_line_says_rows_rate_and_time_left() -> None:
     """A line has the rows done, their rate without the reused ones, and the time that this rate gives."""
-    lines = _Lines("triage", 200_000, io.StringIO())
+    lines = Lines("triage", 200_000, io.StringIO())
     progress = Progress(
         rows_answered=11_000,
         rows_reused=1_000,
@@ -89,23 +89,23 @@ def test_line_says_rows_rate_and_time_left() -> None:
         prompt_tokens=1_234_000,
         completion_tokens=567,
     )
-    assert lines._line(progress, 100.0) == (
+    assert lines.line(progress, 100.0) == (
         "triage: 11,500/200,000 rows, 105.0 rows/s, 64 in flight, 500 failed, 1,234,567 tokens, 29 min 55 s left"
     )
 
 
 def test_line_says_the_limit_and_what_it_is_bound_by() -> None:
     """Requests in flight stand beside the limit on them, and what keeps the run from more."""
-    lines = _Lines("triage", 50, io.StringIO())
+    lines = Lines("triage", 50, io.StringIO())
     progress = Progress(rows_answered=20, in_flight=60, concurrency=64, bound_by="endpoint")
-    assert ", 60 of 64 in flight, bound by endpoint, 0 failed, " in lines._line(progress, 10.0)
+    assert ", 60 of 64 in flight, bound by endpoint, 0 failed, " in lines.line(progress, 10.0)
 
 
 def test_line_before_any_answer_gives_no_time() -> None:
     """Without a row of this run there is no rate to tell the rest by, reused rows or not."""
-    lines = _Lines("triage", 50, io.StringIO())
+    lines = Lines("triage", 50, io.StringIO())
     progress = Progress(rows_answered=20, rows_reused=20, in_flight=4)
-    assert lines._line(progress, 30.0) == "triage: 20/50 rows, 0.0 rows/s, 4 in flight, 0 failed, 0 tokens"
+    assert lines.line(progress, 30.0) == "triage: 20/50 rows, 0.0 rows/s, 4 in flight, 0 failed, 0 tokens"
 
 
 def test_lines_are_no_more_than_their_interval() -> None:

@@ -131,6 +131,7 @@ def test_damaged_uses_are_told_and_nothing_goes(place: Place) -> None:
     assert place.answers() == 2
 
 
+@pytest.mark.slow
 def test_kill_while_the_file_shrinks_is_no_damage(place: Place) -> None:
     """A file that is longer than its WAL says is one that was being made shorter, where its mark says so."""
     place.run(*(f"old {number} {'x' * 300}" for number in range(200)), days_ago=200)

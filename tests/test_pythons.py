@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import batchchat
-from tests.running import batchchat as command
+from tests.running import batchchat_process as command
 from tests.running import write_csv, write_job
 
 PACKAGE = Path(batchchat.__file__).parent
@@ -36,6 +36,7 @@ def test_possessive_patterns_are_told(pattern: str) -> None:
     assert not _is_possessive(rf"[{re.escape(pattern)}]\++")
 
 
+@pytest.mark.slow
 def test_no_pattern_is_possessive_or_atomic() -> None:
     """Python 3.11 before 3.11.5 matches some such patterns wrongly."""
     found = []
@@ -81,6 +82,7 @@ def test_path_beyond_the_locale_is_a_problem_of_the_job(tmp_path: Path) -> None:
     assert "cannot be a file name in ascii, the locale's encoding; set LANG=C.UTF-8" in ended.stderr
 
 
+@pytest.mark.slow
 def test_sums_of_a_template_are_those_of_every_python(tmp_path: Path) -> None:
     """Python 3.12 adds floats in another way; a request must not change, or it is paid for again."""
     write_csv(tmp_path / "rows.csv", ["a"])

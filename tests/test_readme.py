@@ -1,6 +1,7 @@
 """What the README says is what there is."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,7 @@ def test_exit_codes_of_the_table_are_those_of_the_errors() -> None:
     assert codes == found
 
 
+@pytest.mark.slow
 def test_keys_of_the_summary_are_those_of_the_table(tmp_path: Path) -> None:
     """The object of `--json` has the documented keys, and no others."""
     assert batchchat("init", tmp_path / "job.yaml").code == 0
@@ -110,11 +112,11 @@ def test_python_example_runs(tmp_path: Path) -> None:
     """The first Python line of the README gives a frame with the new columns."""
     code = "import batchchat; frame = batchchat.run('jobs/triage.yaml'); print(frame.height, 'label' in frame.columns)"
     assert 'batchchat.run("jobs/triage.yaml")' in README
-    script = tmp_path / "example.py"
-    script.write_text(code)
-    (ROOT / "out").mkdir(exist_ok=True)
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    for name in ("jobs", "sample_data"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns(".batchchat"))
+    (tmp_path / "out").mkdir()
+    command, environment = [sys.executable, "-c", code], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "200 True\n", done.stderr
 
 

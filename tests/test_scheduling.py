@@ -37,7 +37,7 @@ def as_cron_runs(line: str, home: Path) -> int:
         cwd=home,
         env={**CRON, "HOME": str(home)},
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.stdout, done.stderr) == (b"", b"")
@@ -188,7 +188,7 @@ def test_systemd_timer_is_what_systemd_takes(place: Place, tmp_path: Path) -> No
         (tmp_path / name).write_text(text)
     units = [str(tmp_path / name) for name in systemd_units(nightly)]
     done = subprocess.run(
-        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=300, check=False
     )
     said = [line for line in (done.stdout + done.stderr).splitlines() if nightly.slug in line]
     assert said == []

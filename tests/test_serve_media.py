@@ -19,7 +19,7 @@ from batchchat.serve.settings import ServeSettings
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     """A client of one endpoint as it stands."""
-    with EmbeddedEndpoint(ServeSettings()) as endpoint, httpx.Client(base_url=endpoint.base_url, timeout=30) as client:
+    with EmbeddedEndpoint(ServeSettings()) as endpoint, httpx.Client(base_url=endpoint.base_url, timeout=300) as client:
         yield client
 
 
@@ -155,6 +155,7 @@ def test_large_media_are_refused(client: httpx.Client) -> None:
     assert ask(client, at("video", data_url("video/mp4", video[1:]))).status_code == 200
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["image", "video"]),

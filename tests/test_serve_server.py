@@ -114,6 +114,7 @@ def test_every_fault_happens_and_is_logged(tmp_path: Path) -> None:
     assert all((entry["response_id"] is not None) == (entry["fault"] in ANSWERED) for entry in entries)
 
 
+@pytest.mark.slow
 def test_persistent_client_gets_through() -> None:
     """One request suffers at most three faults in a row, even when every request shall suffer one."""
     with EmbeddedEndpoint(ServeSettings(fault_rate=1, seed=5)) as endpoint:
@@ -133,6 +134,7 @@ def test_ledger_has_every_answer(tmp_path: Path) -> None:
     assert (entry["status"], entry["fault"], entry["delivered"]) == (200, None, True)
 
 
+@pytest.mark.slow
 def test_port_answers_as_soon_as_entered() -> None:
     """The port is bound when the block is entered, free again when it is left, and no thread stays behind."""
     threads = threading.active_count()
@@ -163,6 +165,7 @@ def test_unwritable_ledger_is_a_usage_error(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_or_printed(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     """Neither requests nor faults write to the terminal or to the program's log."""
     caplog.set_level(logging.DEBUG)
@@ -183,5 +186,5 @@ def test_signal_ends_it_cleanly(number: signal.Signals) -> None:
         assert process.stdout is not None
         assert ask(process.stdout.readline().strip()).status_code == 200
         process.send_signal(number)
-        assert process.communicate(timeout=20) == (f"{number.value}\n", "")
+        assert process.communicate(timeout=300) == (f"{number.value}\n", "")
         assert process.returncode == 0

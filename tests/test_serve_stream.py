@@ -209,6 +209,7 @@ def test_every_fault_strikes_streams(tmp_path: Path) -> None:
     assert seen["502"] == counted["bad_gateway"]
 
 
+@pytest.mark.slow
 def test_broken_stream_never_says_why_it_ends() -> None:
     """A stream that is cut, or ends early, has no finish_reason: with one it would be a whole answer."""
     settings = ServeSettings(fault_rate=1, seed=3)

@@ -80,6 +80,7 @@ def test_boundless_endpoint_is_driven_to_the_largest_limit() -> None:
     assert found.concurrency.limit == 4_096
 
 
+@pytest.mark.slow
 def test_batching_endpoint_gets_large_batches() -> None:
     """Each request slows all others down, and still the throughput grows: four fifths of the most are reached."""
     found = play(Batching(1.0, 0.01), 7_000)
@@ -230,6 +231,7 @@ def test_fixed_number_finds_the_rate_as_well() -> None:
     assert found.refused_share <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["auto", 64])
 def test_refusal_now_and_then_is_no_limit(setting: Literal["auto", 64]) -> None:
     """One in a thousand is turned away whatever the rate: that costs a pause each time, and no more."""

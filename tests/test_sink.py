@@ -193,6 +193,7 @@ def test_many_small_batches_are_one_row_group(tmp_path: Path) -> None:
     assert few.read_bytes() == many.read_bytes()
 
 
+@pytest.mark.slow
 def test_large_rows_make_smaller_row_groups(tmp_path: Path) -> None:
     """Rows of many bytes do not pile up until there are enough of them."""
     frame = pl.DataFrame({"t": [str(number) * 2**20 for number in range(10)] * 8})
@@ -414,6 +415,7 @@ def test_parsed_comes_back(tmp_path: Path, suffix: str, size: int) -> None:
     assert [(row["completions"], row["logprobs"], row["raw"]) for row in rows] == [(["é"], "[]", "{}")] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 @pytest.mark.parametrize("name", ["*", "^a.*$"])
 def test_pattern_is_only_a_name(tmp_path: Path, suffix: str, name: str) -> None:
@@ -735,6 +737,6 @@ commit(replacement)
 def test_temporary_file_is_locked_until_it_has_its_name(tmp_path: Path) -> None:
     """Another process that writes into the folder must not take it for one that was left behind."""
     command = [sys.executable, "-c", RENAMING, str(tmp_path / "out.csv")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout == "locked\n"
     assert (tmp_path / "out.csv").read_bytes() == b"text"

@@ -132,6 +132,7 @@ def test_huge_cells_make_small_batches(tmp_path: Path, suffix: str) -> None:
     assert all(batch.frame.estimated_size() < 12_000_000 for batch in source.batches())
 
 
+@pytest.mark.slow
 def test_repeated_huge_value_makes_small_batches(tmp_path: Path) -> None:
     """A Parquet dictionary that holds a large value once does not make a batch that holds it a thousand times."""
     path = _write(pl.DataFrame({"text": ["x" * 200_000] * 500}), tmp_path / "t.parquet")

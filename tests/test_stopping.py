@@ -50,7 +50,7 @@ main()
 def signalled(moments: str, *arguments: str | Path) -> Ended:
     """Run a command that gets signals at some moments."""
     command = [sys.executable, "-c", SIGNALLED, moments, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 

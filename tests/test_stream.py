@@ -434,6 +434,7 @@ def seconds_of(parts: Sequence[bytes]) -> float:
     return min(measured)
 
 
+@pytest.mark.slow
 def test_long_stream_is_read_in_no_time() -> None:
     """Ten thousand chunks take about 0.05 s of the loop; five times that is too much."""
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "m"}

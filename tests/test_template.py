@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jinja2.exceptions import SecurityError
 
 from batchchat.errors import TemplateError
-from batchchat.prompt.environment import as_text, json_value, row_environment, to_json
+from batchchat.prompt.environment import RowEnvironment
+from batchchat.prompt.plain import as_text, json_value, to_json
 from batchchat.prompt.template import RequestTemplate, compile_request, nearest
 
 D = decimal.Decimal
@@ -499,7 +500,7 @@ def test_clock_cannot_be_read(expression: str) -> None:
 
 def test_environment_has_no_chance_in_it() -> None:
     """What draws lots is not there, whatever Jinja brings."""
-    environment = row_environment()
+    environment = RowEnvironment()
     left_out = {"random", "attr", "pprint", "safe", "urlize", "wordwrap", "xmlattr"}
     assert left_out & set(environment.filters) == set()
     assert set(environment.globals) == {"range", "dict", "cycler", "joiner", "namespace"}
@@ -511,7 +512,7 @@ def test_state_does_not_pass_between_rows() -> None:
     assert [template.render({"x": x})["messages"][0]["content"] for x in "aba"] == ["1a", "1b", "1a"]
 
 
-# environment.py by itself
+# plain.py by itself
 
 
 @pytest.mark.parametrize(
@@ -529,12 +530,12 @@ def test_state_does_not_pass_between_rows() -> None:
 def test_json_is_readable(value: object, text: str) -> None:
     """No escapes beyond JSON's own; dates, decimals, durations and bytes have their natural form."""
     assert to_json(value) == text
-    assert row_environment().from_string("{{ x | tojson }}").render(x=value) == text
+    assert RowEnvironment().from_string("{{ x | tojson }}").render(x=value) == text
 
 
 def test_json_can_be_indented() -> None:
     """`tojson(indent=2)` is Jinja's own."""
-    assert row_environment().from_string("{{ x | tojson(indent=2) }}").render(x={"a": 1}) == '{\n  "a": 1\n}'
+    assert RowEnvironment().from_string("{{ x | tojson(indent=2) }}").render(x={"a": 1}) == '{\n  "a": 1\n}'
 
 
 def test_as_text_leaves_numbers_to_jinja() -> None:

@@ -48,7 +48,7 @@ def in_a_shell(line: str, cwd: Path) -> tuple[int, str]:
     """Run a shell line in which `$BATCHCHAT` is the command; return its exit code and standard error."""
     environment = {**ENVIRONMENT, "BATCHCHAT": " ".join(BATCHCHAT)}
     done = subprocess.run(
-        ["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", line], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     return done.returncode, done.stderr
 
@@ -206,7 +206,7 @@ def test_odd_environment_changes_nothing(changes: dict[str, str | None], tmp_pat
     environment = {name: value for name, value in {**ENVIRONMENT, **changes}.items() if value is not None}
     for command in ("run", "status") if "PYTHONIOENCODING" in changes else ("run",):
         words = [*BATCHCHAT, command, "job.yaml"]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False)
         assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
         assert "größer 日本" in done.stdout.decode() or command == "run"
     assert pl.read_csv(tmp_path / "ausgäbe.csv")["text"].to_list() == ["größer", "日本"]

@@ -23,6 +23,7 @@ async def attempt(alarm: Alarm, lasts_s: float, limits: TimeLimits = LIMITS) -> 
     return "in time", time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_attempts_end_at_their_own_limits_and_those_in_time_at_none() -> None:
     """Attempts that begin one after the other end one after the other, and those that were done do not."""
 
@@ -39,6 +40,7 @@ def test_attempts_end_at_their_own_limits_and_those_in_time_at_none() -> None:
         assert (0.19 if number % 3 else 0.09) <= seconds < 5
 
 
+@pytest.mark.slow
 def test_alarm_that_rang_rings_for_later_attempts_too() -> None:
     """The timer is set anew."""
 

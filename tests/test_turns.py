@@ -277,6 +277,7 @@ def test_stop_between_turns_counts_what_was_paid() -> None:
     assert (progress.requests_sent, progress.possibly_billed, progress.rows_failed) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_empty_replies_are_tried_a_few_times_only() -> None:
     """Each of them is paid for, so the row gets fewer of these than of other attempts."""
     quiet = Reply(200, {}, b'{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}', 0.1)

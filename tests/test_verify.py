@@ -218,6 +218,7 @@ def test_other_dtype_is_found(job: Path, tmp_path: Path) -> None:
     assert lines(job, output)[0] == "the column `attempts` is Int64, and should be Int32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_truncated_file_is_found(job: Path, tmp_path: Path, suffix: str, share: float) -> None:
@@ -331,6 +332,7 @@ def test_stale_output_of_an_earlier_run_is_found(job: Path, tmp_path: Path) -> N
     assert "is neither answered nor failed in the checkpoint" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -375,6 +377,7 @@ def test_nothing_to_verify_is_an_error(job: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_unfinished_run_leaves_rows_unasked(tmp_path: Path) -> None:
     """What `export` writes of a job that was stopped is right too: the rows that were not asked are counted."""
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n2,b\n3,c\n")
@@ -394,6 +397,7 @@ def test_unfinished_run_leaves_rows_unasked(tmp_path: Path) -> None:
     assert "1 not asked yet: the last run did not come to its end (stopped by SIGTERM)" in verifying.as_lines(found)[0]
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_asked_have_their_reason(tmp_path: Path) -> None:
     """A failure that no checkpoint keeps, of a row that makes no request, is made again and compared."""
     (tmp_path / "rows.csv").write_text("id,text\n1,a\n2,\n")

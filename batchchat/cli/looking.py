@@ -32,6 +32,7 @@ def check(load: Callable[[], LoadedJob]) -> None:
     from batchchat.show.estimate import price_line
     from batchchat.spending import known_prices
 
+    let_signals_raise()
     loaded = load()
     plan = pipeline.prepare(loaded)
     key = api_key(loaded)

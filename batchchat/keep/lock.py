@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from batchchat.errors import CheckpointError, CheckpointLockedError, remedy
 
 MODE = 0o600
 PATIENCE_S = 0.1
-"""How long a lock is tried for in any case: `is_locked` in another process may have it, for an instant."""
+LOOKERS_PATIENCE_S = 30.0
+"""Seconds for which a lock is tried that no live run has: another process looks at it by `is_locked`, for an instant
+that a busy machine may draw out."""
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 
 
@@ -45,17 +48,22 @@ def locked(checkpoint: Path, wait_s: float = 0.0) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
         crash_point("after-lock")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)  # nobody holds it from here on
     finally:
         os.close(descriptor)
 
 
 def _take(descriptor: int, checkpoint: Path, wait_s: float) -> None:
     """Take the lock. A longer wait is not the system's, which only a signal could end in time: those are the run's."""
-    give_up_at, pause_s = time.monotonic() + max(wait_s, PATIENCE_S), SHORTEST_PAUSE_S
+    started_at, pause_s = time.monotonic(), SHORTEST_PAUSE_S
     try:
         while not _try(descriptor):
-            left_s = give_up_at - time.monotonic()
+            patience_s = PATIENCE_S if _has_live_owner(descriptor) else LOOKERS_PATIENCE_S
+            left_s = started_at + max(wait_s, patience_s) - time.monotonic()
             if left_s <= 0:
                 raise _in_use(descriptor, checkpoint)
             time.sleep(min(pause_s, left_s))
@@ -63,6 +71,24 @@ def _take(descriptor: int, checkpoint: Path, wait_s: float) -> None:
     except OSError as error:
         message = f"{checkpoint}: its lock cannot be taken on this file system: {error.strerror}"
         raise CheckpointError(message) from error
+
+
+def _has_live_owner(descriptor: int) -> bool:
+    """Return whether the lock file names a process that lives, as far as that can be known from this machine."""
+    owner = re.fullmatch(rb"pid (\d+) on (.*)", os.pread(descriptor, 200, 0))
+    if owner is None:
+        return False
+    return owner[2] != socket.gethostname().encode() or _lives(int(owner[1]))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _in_use(descriptor: int, checkpoint: Path) -> CheckpointLockedError:

@@ -1,12 +1,9 @@
-"""A row's values as text and as JSON, the way a model should read them.
-
-What passes in are natural Python values; what comes out is text, or values that orjson encodes. It does not know
-templates, rows or requests.
-"""
+"""A row's values as text and as JSON, the way a model should read them."""
 
 import datetime
 import decimal
 import json
+from collections.abc import ItemsView, KeysView, ValuesView
 from typing import Any
 
 import orjson
@@ -14,7 +11,8 @@ from jinja2 import Undefined
 
 _DATE_TYPES = (datetime.date, datetime.time)
 _NUMBER_TYPES = (int, float, decimal.Decimal, datetime.timedelta)
-_KNOWN_TYPES = (str, bytes, Undefined, type(None), list, tuple, dict, range, *_DATE_TYPES, *_NUMBER_TYPES)
+_COLLECTIONS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
+_PLAIN_TYPES = (str, bytes, Undefined, type(None), range, *_DATE_TYPES, *_NUMBER_TYPES)
 
 
 def as_text(value: Any) -> Any:
@@ -39,9 +37,26 @@ def as_text(value: Any) -> Any:
     raise _no_value(value)
 
 
-def refuse_object(value: Any) -> None:
-    """Raise ValueError for what is no value: its text would be its address in memory, and another one in each run."""
-    if not isinstance(value, _KNOWN_TYPES):
+def text_of(value: Any) -> str:
+    """Return `str(value)`.
+
+    Raises:
+        ValueError: as `refuse_objects`.
+    """
+    if type(value) is str:
+        return value
+    refuse_objects(value)
+    return str(value)
+
+
+def refuse_objects(value: Any) -> None:
+    """Raise ValueError for what is no value, at any depth: its text would be its address in memory."""
+    if isinstance(value, _COLLECTIONS):
+        for item in value:
+            refuse_objects(item)
+        if isinstance(value, dict):
+            refuse_objects(list(value.values()))
+    elif not isinstance(value, _PLAIN_TYPES):
         raise _no_value(value)
 
 
@@ -58,7 +73,7 @@ def _decoded(value: bytes) -> str:
         raise ValueError(message) from error
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, indent: int | str | None = None) -> str:
     """Return JSON as a model should read it: no HTML escapes, no ASCII escapes; dates as ISO 8601."""
     return json.dumps(value, ensure_ascii=False, indent=indent, default=_json_default)
 

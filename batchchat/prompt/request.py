@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from batchchat.errors import BatchchatError
-from batchchat.prompt.environment import json_value
 from batchchat.prompt.frame import KEY_BYTES, Frame, framed, marks
 from batchchat.prompt.media import MediaError, MediaFolder, Unremembered
+from batchchat.prompt.plain import json_value
 from batchchat.prompt.template import RequestTemplate, compile_request
 from batchchat.records import ChatRequest, Failure, Media, Row
 
@@ -125,5 +125,7 @@ def compile_prompt(
 def _reason(error: BaseException) -> str:
     if isinstance(error, orjson.JSONEncodeError) and error.__cause__ is not None:
         return _reason(error.__cause__)  # orjson's own words hide what its `default` said
+    if isinstance(error, RecursionError):
+        return "RecursionError: the template calls itself too deep"  # Python's words depend on where the stack ends
     text = str(error) or type(error).__name__
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

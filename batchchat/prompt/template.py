@@ -18,10 +18,9 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 
 from batchchat.errors import TemplateError
-from batchchat.prompt.bounds import LimitError, Meter
-from batchchat.prompt.counting import constants
-from batchchat.prompt.environment import RowEnvironment, row_environment
+from batchchat.prompt.environment import RowEnvironment, joined, require
 from batchchat.prompt.pieces import ROW, Piece, plain_pieces
+from batchchat.prompt.plain import as_text
 
 ValuePath = tuple[str | int, ...]
 Values = Mapping[str, Any]
@@ -46,7 +45,6 @@ class RequestTemplate:
     are_texts: bool
     _renders: tuple[Render, ...]
     _place: Place
-    _meter: Meter
 
     @property
     def part_count(self) -> int:
@@ -66,9 +64,7 @@ class RequestTemplate:
 
         Raises:
             Exception: whatever an expression raised on this row's values; the sandbox lets nothing else out.
-            LimitError: the templates do more for this row than is allowed.
         """
-        self._meter.refill()
         return [render(values) for render in self._renders]
 
     def body(self, parts: Sequence[Any]) -> dict[str, Any]:
@@ -90,12 +86,11 @@ def compile_request(request: Mapping[str, Any], columns: Sequence[str]) -> Reque
     Raises:
         TemplateError: a syntax error, an unknown column, or a `{column}` that looks like a template and is none.
     """
-    environment = row_environment()
-    compiler = _Compiler(environment, columns)
+    compiler = _Compiler(RowEnvironment(), columns)
     place = compiler.compile(request, ()) or (lambda _: request)
     used = None if compiler.uses_whole_row else frozenset(compiler.used)
     are_texts = all(map(_is_text_position, compiler.paths))
-    return RequestTemplate(used, are_texts, tuple(compiler.renders), place, environment.meter)
+    return RequestTemplate(used, are_texts, tuple(compiler.renders), place)
 
 
 class _Compiler:
@@ -148,35 +143,22 @@ class _Compiler:
             for literal in tree.find_all(nodes.TemplateData):
                 self._refuse_single_braces(literal.data, literal.lineno, path)
             _refuse_other_templates(tree, path)
-            is_moving = self._check_columns(tree, path)
+            self._check_columns(tree, path)
             plain = plain_pieces(tree, self.columns)
             expression = self._bare_expression(text if is_text else text.strip())
             if expression is not None:
                 evaluate = self._evaluated(expression) if plain is None else _column_getter(plain)
-                render = self._content(evaluate) if is_text else self._native(evaluate)
+                render = _content(evaluate) if is_text else _native(evaluate)
             elif plain is None:
                 render = self._rendered(self.environment.from_string(text))
             else:
-                render = self._joined(plain)
-            self._refuse_endless(tree, path, None if is_moving else render)
+                render = _joined(plain)
         except TemplateSyntaxError as error:
             message = f"not a valid template: {error.message} (line {error.lineno} of the text)"
             raise TemplateError(path, error.lineno, message) from error
         except (RecursionError, SyntaxError, MemoryError) as error:  # a MemoryError is one of Python's own parser
             raise TemplateError(path, 1, "not a valid template: it is nested too deeply") from error
         return render
-
-    def _refuse_endless(self, tree: nodes.Template, path: ValuePath, constant: Render | None) -> None:
-        """Raise TemplateError for what goes beyond a row's bounds whatever the row: a part, or all of a `constant`."""
-        parts = [(self._native(self._evaluated(self._compiled(node))), node.lineno) for node in constants(tree)]
-        for render, line in [*parts, *([(constant, 1)] if constant else [])]:
-            self.environment.meter.refill()
-            if (error := _limit_error(render)) is not None:
-                raise TemplateError(path, line, str(error)) from error
-
-    def _compiled(self, expression: nodes.Expr) -> Template:
-        result = nodes.Assign(nodes.Name("result", "store"), expression, lineno=1)
-        return self.environment.from_string(nodes.Template([result], lineno=1))
 
     def _bare_expression(self, text: str) -> Template | None:
         """Return the compiled inside of a text that is one `{{ expression }}` and nothing else, or None."""
@@ -211,45 +193,12 @@ class _Compiler:
     def _rendered(self, template: Template) -> Render:
         def render(values: Values) -> str:
             context = template.new_context(self._names(values), shared=True)
-            return self.environment.meter.joined(template.root_render_func(context))
+            return joined(template.root_render_func(context))
 
         return render
 
-    def _joined(self, pieces: Sequence[Piece]) -> Render:
-        """Return what Jinja makes of texts and columns, as it makes it, without the ways that it goes for it."""
-        text, joined = self.environment.text, self.environment.meter.joined
-
-        def render(values: Values) -> str:
-            return joined([piece.text if piece.column is None else str(text(values[piece.column])) for piece in pieces])
-
-        return render
-
-    def _content(self, evaluate: Render) -> Render:
-        def render(values: Values) -> Any:
-            value = evaluate(values)
-            return value if type(value) is str else self._as_content(value)
-
-        return render
-
-    def _native(self, evaluate: Render) -> Render:
-        def render(values: Values) -> Any:
-            value = evaluate(values)
-            if isinstance(value, (list, tuple, Mapping)):
-                self.environment.meter.weigh(value)
-            _refuse_non_finite(value)
-            return value
-
-        return render
-
-    def _as_content(self, value: Any) -> Any:
-        """Keep a list of content parts; make text of anything else: the API takes no number or null for a content."""
-        is_parts = isinstance(value, list) and value and all(_is_part(part) for part in value)
-        if is_parts:
-            self.environment.meter.weigh(value)
-        return value if is_parts else str(self.environment.text(value))
-
-    def _check_columns(self, tree: nodes.Template, path: ValuePath) -> bool:
-        """Note which columns a text reads, and return whether it reads any.
+    def _check_columns(self, tree: nodes.Template, path: ValuePath) -> None:
+        """Note which columns a text reads.
 
         Raises:
             TemplateError: there is no such column.
@@ -263,7 +212,6 @@ class _Compiler:
             self._require(name, line, path)
         for name in sorted(names - {ROW}):
             self._require(name, _line_of(tree, name), path)
-        return bool(names) or ROW in loaded
 
     def _refuse_hidden_column(self, tree: nodes.Template, path: ValuePath) -> None:
         if ROW in self.columns:
@@ -315,15 +263,41 @@ def _column_getter(pieces: Sequence[Piece]) -> Render:
     return itemgetter(next(piece.column for piece in pieces if piece.column is not None))
 
 
-def _limit_error(render: Render) -> LimitError | None:
-    """Return the error of a text that goes beyond the bounds; what else goes wrong may be in a branch never taken."""
-    try:
-        render({})
-    except LimitError as error:
-        return error
-    except Exception:  # an expression may raise anything
-        return None
-    return None
+def _joined(plain: Sequence[Piece]) -> Render:
+    """Return what Jinja makes of texts and columns, without Jinja's detours."""
+
+    def render(values: Values) -> str:
+        text = "".join([piece.text if piece.column is None else str(as_text(values[piece.column])) for piece in plain])
+        require(len(text))
+        return text
+
+    return render
+
+
+def _content(evaluate: Render) -> Render:
+    """Return what makes a message's text of a value; a list of content parts stays one.
+
+    The API takes no number and no null for a content.
+    """
+
+    def render(values: Values) -> Any:
+        value = evaluate(values)
+        if isinstance(value, list) and value and all(_is_part(part) for part in value):
+            return value
+        text = value if type(value) is str else str(as_text(value))
+        require(len(text))
+        return text
+
+    return render
+
+
+def _native(evaluate: Render) -> Render:
+    def render(values: Values) -> Any:
+        value = evaluate(values)
+        _refuse_non_finite(value)
+        return value
+
+    return render
 
 
 def _refuse_other_templates(tree: nodes.Template, path: ValuePath) -> None:

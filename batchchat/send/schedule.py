@@ -77,13 +77,9 @@ class Schedule:
         await self._commits.commit_progress()
         self._beat()
         async with asyncio.TaskGroup() as self._tasks:
-            parts = (
-                self._feed.run(self._changed),
-                self._commits.run(),
-                self._keep_beating(),
-                self._wait_for_deadline(),
-            )
-            background = [self._tasks.create_task(part) for part in parts]
+            self._feeding = self._tasks.create_task(self._feed.run(self._changed))
+            parts = (self._commits.run(), self._keep_beating(), self._wait_for_deadline())
+            background = [self._feeding, *(self._tasks.create_task(part) for part in parts)]
             await self._dispatch()
             for task in background:
                 task.cancel()
@@ -172,7 +168,7 @@ class Schedule:
             self._is_cut_off = True
             tasks = [slot.task for slot in self._slots.in_flight if slot.task is not None]
             self._counts.possibly_billed += len(tasks)
-            for task in tasks:
+            for task in (*tasks, self._feeding):
                 task.cancel()
         return None
 

@@ -44,7 +44,7 @@ def shown(
         with _bar(on_one_line(name), rows_total, stream) as bar:
             yield _with_notes(lambda progress: _move(bar, progress), lambda note: bar.write(note, file=stream), told)
     else:
-        lines = _Lines(on_one_line(name), rows_total, stream)
+        lines = Lines(on_one_line(name), rows_total, stream)
         yield _with_notes(lines, lines.write, told)
 
 
@@ -81,7 +81,7 @@ def _move(bar: "tqdm[NoReturn]", progress: Progress) -> None:
     bar.update(_done(progress) - bar.n)
 
 
-class _Lines:
+class Lines:
     """Prints a line when the last is 30 s old; what it is told more often only updates what the next will say."""
 
     def __init__(self, name: str, rows_total: int, stream: TextIO) -> None:
@@ -91,10 +91,11 @@ class _Lines:
         self._started_at = self._printed_at = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
+        """Take the progress; print a line when one is due."""
         now = time.monotonic()
         if now - self._printed_at >= LINE_INTERVAL_S:
             self._printed_at = now
-            self.write(self._line(progress, now - self._started_at))
+            self.write(self.line(progress, now - self._started_at))
 
     def write(self, line: str) -> None:
         """Write a line; a full disk under the log must not stop the run."""
@@ -102,7 +103,8 @@ class _Lines:
             self._stream.write(f"{line}\n")
             self._stream.flush()
 
-    def _line(self, progress: Progress, elapsed_s: float) -> str:
+    def line(self, progress: Progress, elapsed_s: float) -> str:
+        """Return the line for a progress after so many seconds."""
         done, total = _done(progress), self._rows_total
         rate, left_s = self._pace(progress, elapsed_s)
         left = "" if left_s is None else f", {duration(left_s)} left"
@@ -115,15 +117,16 @@ class _Lines:
         return rate, (self._rows_total - done) / rate if rate > 0 else None
 
 
-class _Objects(_Lines):
+class _Objects(Lines):
     """Prints the same lines, each as the message of an object with its figures."""
 
-    def _line(self, progress: Progress, elapsed_s: float) -> str:
+    def line(self, progress: Progress, elapsed_s: float) -> str:
+        """Return the line for a progress after so many seconds."""
         rate, left_s = self._pace(progress, elapsed_s)
         return log_line(
             "info",
             "progress",
-            super()._line(progress, elapsed_s),
+            super().line(progress, elapsed_s),
             job=self._name,
             rows_total=self._rows_total,
             rows_answered=progress.rows_answered,
