@@ -7,11 +7,11 @@ import pytest
 
 from batchchat.records import Completion, Failure
 from batchchat.send.reply import read_reply
-from batchchat.send.stream import ReplyBody
 from batchchat.serve.completion import complete
 from batchchat.serve.delivery import Delivery, EventStream
 from batchchat.serve.request import ChatRequest, read_request
 from batchchat.serve.stream import events_of
+from tests.bodies import read as read_body
 from tests.odd_replies import ODDITIES, respond
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
@@ -51,9 +51,8 @@ def usual(name: str, *, is_streamed: bool) -> Delivery | EventStream:
 def read(delivery: Delivery | EventStream) -> Completion | Failure:
     """Return what batchchat makes of a reply."""
     is_stream = isinstance(delivery, EventStream)
-    body = ReplyBody(is_event_stream=is_stream)
-    body.feed(b"".join(delivery.events) if isinstance(delivery, EventStream) else delivery.body, 0.0)
-    whole = body.whole()
+    parts = list(delivery.events) if isinstance(delivery, EventStream) else [delivery.body]
+    whole = read_body(parts, is_event_stream=is_stream).content
     return whole if isinstance(whole, Failure) else read_reply(delivery.status, {}, whole, unix_now=0)
 
 

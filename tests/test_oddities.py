@@ -10,7 +10,7 @@ import pytest
 
 from batchchat.records import Completion, Failure, ToolCall, Usage
 from batchchat.send.reply import read_reply
-from batchchat.send.stream import ReplyBody
+from tests.bodies import read
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 CUT_OFF = "the stream ended before the reply was whole"
@@ -1031,11 +1031,7 @@ CASES = [
 
 def outcome(case: Case, parts: list[bytes]) -> Completion | Failed:
     """Return what a reply comes to that arrives in these parts."""
-    body = ReplyBody(is_event_stream=case.is_event_stream)
-    for part in parts:
-        if not body.feed(part, 1.0):
-            break
-    content = body.whole()
+    content = read(parts, is_event_stream=case.is_event_stream).content
     headers = EVENTS if case.is_event_stream else {"content-type": "application/json"}
     result = content if isinstance(content, Failure) else read_reply(case.status, headers, content, unix_now=0.0)
     if isinstance(result, Completion):

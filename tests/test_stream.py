@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from batchchat.records import Completion, Failure, ToolCall, Usage
 from batchchat.send.reply import read_reply
-from batchchat.send.stream import ReplyBody
+from batchchat.send.stream import Events
+from tests.bodies import read
 
 Chunk = dict[str, Any]
 
@@ -32,11 +33,7 @@ def delta(fields: object, finish_reason: str | None = None) -> Chunk:
 
 def assembled(parts: Sequence[bytes], *, is_event_stream: bool = True) -> bytes | Failure:
     """Return what a body comes to that arrives in these parts."""
-    body = ReplyBody(is_event_stream=is_event_stream)
-    for part in parts:
-        if not body.feed(part, 1.0):
-            break
-    return body.whole()
+    return read(parts, is_event_stream=is_event_stream).content
 
 
 def completion(parts: Sequence[bytes]) -> Completion | Failure:
@@ -214,7 +211,7 @@ def test_stream_is_known_by_its_start(start: bytes) -> None:
 
 def test_first_token_is_when_something_was_said() -> None:
     """Comments, roles, empty contents and usage are no token; an event counts when it is whole."""
-    body = ReplyBody(is_event_stream=True)
+    body = Events()
     silent = [{"role": "assistant", "content": ""}, {"content": None, "reasoning": ""}, {"tool_calls": []}, None]
     for number, fields in enumerate(silent):
         body.feed(b": ping\n\n" + event(delta(fields)), float(number))
@@ -243,21 +240,21 @@ def test_first_token_is_when_something_was_said() -> None:
 )
 def test_any_piece_is_the_first_token(fields: Chunk) -> None:
     """Whatever the model says first is its first token."""
-    body = ReplyBody(is_event_stream=False)
+    body = Events()
     body.feed(event(delta(fields)), 5.0)
     assert body.first_token_at == 5.0
 
 
 def test_first_token_of_the_second_choice_counts() -> None:
     """A chunk may hold several choices of which not the first speaks."""
-    body = ReplyBody(is_event_stream=True)
+    body = Events()
     body.feed(event({"choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {"content": "a"}}]}), 5.0)
     assert body.first_token_at == 5.0
 
 
 def test_stream_wants_more_until_done() -> None:
     """`[DONE]` ends it, even before its blank line, and what follows is not read."""
-    body = ReplyBody(is_event_stream=True)
+    body = Events()
     assert body.feed(event(delta({"content": "a"}, "stop")), 1.0)
     assert body.feed(b"data: [DONE]", 2.0)
     assert not body.feed(b"\n" + event(delta({"content": "b"})), 3.0)
@@ -285,7 +282,7 @@ def test_stream_wants_more_until_done() -> None:
 )
 def test_completeness_is_known_before_the_end(part: bytes, is_complete: bool) -> None:
     """A stream that has said all is complete, so that a connection that breaks then loses nothing; JSON never is."""
-    body = ReplyBody(is_event_stream=False)
+    body = Events()
     body.feed(part, 1.0)
     assert body.is_complete is is_complete
 

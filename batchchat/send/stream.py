@@ -1,8 +1,6 @@
-"""The bytes of a reply as they come -> the body of a plain reply, also where they are server-sent events.
+"""Server-sent events as they come, cut anywhere, assembled into the body of a plain reply.
 
-What passes in are parts of a body, cut anywhere; what comes out are the bytes that `read_reply` reads, or a Failure
-where a stream was not whole. It knows the format of events (the WHATWG's, and what endpoints make of it), and leaves
-what the events say to `assembly.py`.
+The format of events is the WHATWG's, and what endpoints make of it; what the events say is read by `assembly.py`.
 """
 
 from collections.abc import Mapping
@@ -21,75 +19,7 @@ _JSON_STARTS = (b"{", b"[")
 _DONE = b"[DONE]"
 
 
-class ReplyBody:
-    """The bytes of one 2xx reply as they come: a plain body, or a stream of events that is assembled into one.
-
-    `is_event_stream` is what the content type says; how the body starts counts for more. `first_token_at` is the `now`
-    of the first piece of a stream with any content, reasoning, refusal or tool call, `last_token_at` that of the last.
-    """
-
-    def __init__(self, *, is_event_stream: bool) -> None:
-        self._is_said_stream = is_event_stream
-        self._received = bytearray()
-        self._start = b""
-        self._is_plain = False
-        self._events: _Events | None = None
-
-    @property
-    def first_token_at(self) -> float | None:
-        """The `now` of the first piece of an answer; None in a plain body."""
-        return self._events.first_token_at if self._events else None
-
-    @property
-    def last_token_at(self) -> float | None:
-        """The `now` of the last piece of an answer so far; None in a plain body."""
-        return self._events.last_token_at if self._events else None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a stream said that it is done, or why every choice ended, or what went wrong."""
-        return self._events is not None and self._events.is_complete
-
-    def feed(self, part: bytes, now: float) -> bool:
-        """Take the next bytes; return whether more are wanted, which they are not once a stream said `[DONE]`."""
-        if self._events is not None:
-            return self._events.feed(part, now)
-        self._received += part
-        if self._is_plain:
-            return True
-        if part[:1] == b"{" and not self._start:
-            self._is_plain = True
-            return True
-        self._start = _without_blanks(self._start + part)
-        if self._is_undecided():
-            return True
-        starts = self._start.startswith(_PLAIN_STARTS if self._is_said_stream else _STREAM_STARTS)
-        self._is_plain = starts if self._is_said_stream else not starts
-        if self._is_plain:
-            return True
-        return self._open(now)
-
-    def whole(self) -> bytes | Failure:
-        """Return the body, now that all of it came: a plain one as received, a stream as its plain reply."""
-        if self._events is None and self._is_said_stream and not self._is_plain:
-            self._open(0.0)
-        return bytes(self._received) if self._events is None else self._events.whole()
-
-    def _is_undecided(self) -> bool:
-        """Whether the first bytes may still be the start of either."""
-        if not self._start or (len(self._start) < len(_MARK) and _MARK.startswith(self._start)):
-            return True
-        return not self._is_said_stream and any(
-            len(self._start) < len(start) and start.startswith(self._start) for start in _STREAM_STARTS
-        )
-
-    def _open(self, now: float) -> bool:
-        self._events = _Events()
-        self._received.clear()
-        return self._events.feed(self._start, now)
-
-
-def _without_blanks(start: bytes) -> bytes:
+def without_blanks(start: bytes) -> bytes:
     """Return bytes without the white space, and the byte-order mark, that they begin with."""
     start = start.lstrip()
     while start.startswith(_MARK):
@@ -97,8 +27,26 @@ def _without_blanks(start: bytes) -> bytes:
     return start
 
 
-class _Events:
-    """The lines of a stream of events, and what they came to."""
+def begins_stream(start: bytes, *, is_said_stream: bool) -> bool | None:
+    """Return whether a body that starts like this is a stream; None if that may still turn out either way.
+
+    `start` is without blanks, `is_said_stream` what the content type says: how the body starts counts for more.
+    """
+    if not start or (len(start) < len(_MARK) and _MARK.startswith(start)):
+        return None
+    if is_said_stream:
+        return not start.startswith(_PLAIN_STARTS)
+    if any(len(start) < len(name) and name.startswith(start) for name in _STREAM_STARTS):
+        return None
+    return start.startswith(_STREAM_STARTS)
+
+
+class Events:
+    """A stream of events as it comes, assembled into the plain reply.
+
+    `first_token_at` is the `now` of the first piece with any content, reasoning, refusal or tool call, and
+    `last_token_at` that of the last.
+    """
 
     def __init__(self) -> None:
         self.first_token_at: float | None = None
@@ -116,9 +64,11 @@ class _Events:
 
     @property
     def is_complete(self) -> bool:
+        """Whether the stream said that it is done, or why every choice ended, or what went wrong."""
         return self._is_done or self._error is not None or self._assembly.is_finished
 
     def feed(self, part: bytes, now: float) -> bool:
+        """Take the next bytes; return whether more are wanted, which they are not once it said `[DONE]`."""
         if self._is_done:
             return False
         self._now = now
@@ -140,6 +90,7 @@ class _Events:
         return not self._is_done
 
     def whole(self) -> bytes | Failure:
+        """Return the plain reply, now that all of the stream came."""
         if self._pending:
             self._take(bytes(self._pending))
             self._pending.clear()

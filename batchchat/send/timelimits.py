@@ -137,6 +137,13 @@ class Deadline:
             self._is_over = True
             self._task.cancel()
 
+    def take_back(self) -> bool:
+        """Take back that it ended the block; return False where it had not, or something else ends it too."""
+        if not self._is_over:
+            return False
+        self._is_over = False
+        return self._task.uncancel() <= self._cancelling
+
     def __str__(self) -> str:
         """Say what did not come in time."""
         limits = self._limits

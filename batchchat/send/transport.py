@@ -17,28 +17,24 @@ import httpx
 from batchchat.errors import UsageError
 from batchchat.records import Failure
 from batchchat.redaction import Redaction
+from batchchat.send.body import Body, TooLargeError, read_body
 from batchchat.send.connections import ConnectionPool
-from batchchat.send.decoding import ACCEPTED, Decoder, DecodingError
-from batchchat.send.exchange import BEFORE_WRITE, WANTS_NEW, ClosedWhileIdleError, HaltedError, ReplyStream
+from batchchat.send.decoding import ACCEPTED, DecodingError
+from batchchat.send.exchange import BEFORE_WRITE, WANTS_NEW, ClosedWhileIdleError, HaltedError
 from batchchat.send.failures import CLOSED_WHILE_IDLE
-from batchchat.send.stream import ReplyBody
 from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
 
 AsyncBaseTransport = httpx.AsyncBaseTransport
 """What can take the place of the connections."""
 
-LARGEST_REPLY_BYTES = 64 * 2**20
-LARGEST_STREAM_BYTES = 4 * LARGEST_REPLY_BYTES
-"""Bytes of a stream, which wraps every word of a reply in some 200 of its own."""
-LINGER_S = 3.0
-"""Seconds in which a stream whose reply is whole may still send its usage and `[DONE]`; some never do."""
-LAST_LINGER_S = 0.25
-"""Seconds after `[DONE]` in which the connection may come to its end, and so be used again."""
 LARGE_CONTENT_BYTES = 2**17
 """Bytes of a body from which on it is searched for the key in a thread, while others' replies come in."""
 MOST_KNOWN_HEADERS = 512
 KNOWN_VALUE_BYTES = 256
 """Headers that are remembered, and the bytes that a value of theirs may have."""
+
+_FAULTS = (TimeoutError, TooLargeError, DecodingError, httpx.DecodingError, httpx.TransportError, OSError)
+"""What may go wrong on the way; TimeoutError: the deadline is over."""
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Headers as they stand in a message."""
@@ -99,43 +95,38 @@ class Transport:
         """
         started = time.monotonic()
         deadline = Deadline(self._limits, self._alarm)
-        received = _Received(deadline, may_linger=choice_count == 1)
+        status: int | None = None
+        read: Body | None = None
         try:
             with deadline:
-                status, headers, stream = await self._begin(body, deadline, wants_new)
+                status, raw_headers, stream = await self._begin(body, deadline, wants_new)
+                headers = self._reader.read(raw_headers)
                 try:
-                    await received.read(status, self._reader.read(headers), stream)
+                    read = await read_body(stream, headers, deadline, may_linger=choice_count == 1)
                 finally:
                     await stream.aclose()
         except HaltedError:
             return None
-        except (
-            TimeoutError,
-            TooLargeError,
-            DecodingError,
-            httpx.DecodingError,
-            httpx.TransportError,
-            OSError,
-        ) as error:
-            if not received.is_complete:
-                return self._failure(error, received.status or None, deadline)
-        content = received.content()
+        except _FAULTS as error:
+            if read is None:
+                return self._failure(error, status, deadline)
+        assert status is not None
+        assert read is not None
+        return await self._reply(status, headers, read, started)
+
+    async def _reply(self, status: int, headers: Mapping[str, str], read: Body, started: float) -> Reply | Failure:
+        """Return what was read, without the key."""
+        content, first_token_at = read.content, read.first_token_at
         if isinstance(content, Failure):
-            if received.status < 300:
+            if status < 300:
                 return replace(content, message=self._redaction.message(content.message))
             content = b""  # an error that came as a broken stream: its status still says what it is
-        first_token_at = received.body.first_token_at
         if len(content) > LARGE_CONTENT_BYTES:
             content = await asyncio.to_thread(self._redaction.content, content)
         else:
             content = self._redaction.content(content)
-        return Reply(
-            received.status,
-            received.headers,
-            content,
-            (received.whole_at or time.monotonic()) - started,
-            None if first_token_at is None else first_token_at - started,
-        )
+        first_token_s = None if first_token_at is None else first_token_at - started
+        return Reply(status, headers, content, read.whole_at - started, first_token_s)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -212,82 +203,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-class TooLargeError(Exception):
-    """The reply is beyond all sense."""
-
-
-_NOTHING = ReplyBody(is_event_stream=False)
-
-
-class _Received:
-    """What has come of a reply so far, so that a connection that breaks after the last word loses nothing.
-
-    With `may_linger`, a stream that has said why it ended, and says nothing more, is soon taken to be whole.
-    """
-
-    def __init__(self, deadline: Deadline, *, may_linger: bool) -> None:
-        self.status = 0
-        self.headers: Mapping[str, str] = {}
-        self.body = _NOTHING
-        self.whole_at: float | None = None
-        self._whole: bytes | None = None
-        self._deadline = deadline
-        self._may_linger = may_linger
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a stream has said all that an answer needs."""
-        return self.body.is_complete
-
-    def content(self) -> bytes | Failure:
-        """Return the body of a plain reply, or what was wrong with the stream."""
-        return self.body.whole() if self._whole is None else self._whole
-
-    async def read(self, status: int, headers: Mapping[str, str], stream: httpx.AsyncByteStream) -> None:
-        """Read the decoded body, but not one beyond all sense; of a stream that does not end, until it has said all.
-
-        Raises:
-            TooLargeError, DecodingError: it cannot be read.
-        """
-        self.status, self.headers = status, headers
-        if isinstance(stream, ReplyStream) and (whole := stream.whole) and _is_plain(whole, headers):
-            self._whole = whole
-            return
-        is_event_stream = "event-stream" in headers.get("content-type", "")
-        self.body = ReplyBody(is_event_stream=is_event_stream)
-        encoding = headers.get("content-encoding")
-        decoder = Decoder(encoding) if encoding else None
-        size_bytes, largest = 0, LARGEST_STREAM_BYTES if is_event_stream else LARGEST_REPLY_BYTES
-        self._deadline.on_piece()
-        async for raw in stream:
-            self._deadline.on_piece()
-            for part in decoder.feed(raw) if decoder else (raw,):
-                size_bytes += len(part)
-                if size_bytes > largest:
-                    raise TooLargeError(f"the reply is larger than {largest >> 20} MB")
-                self._take(part)
-
-    def _take(self, part: bytes) -> None:
-        now, last_token_at = time.monotonic(), self.body.last_token_at
-        if not self.body.feed(part, now):
-            self.whole_at = now
-            self._deadline.linger(LAST_LINGER_S)
-        elif self.whole_at is not None and self.body.last_token_at != last_token_at:
-            # It went on after a finish_reason: some put one on every chunk, others send their choices in turn.
-            self._may_linger = False
-            self.whole_at = now if self.is_complete else None
-            self._deadline.go_on()
-        elif self.is_complete and self.whole_at is None:
-            self.whole_at = now
-            if self._may_linger:
-                self._deadline.linger(LINGER_S)
-
-
-def _is_plain(body: bytes, headers: Mapping[str, str]) -> bool:
-    """Whether a body, all of which came at once, is sure to need nothing done to it, as is that of nearly all."""
-    return body[:1] == b"{" and "content-encoding" not in headers and len(body) <= LARGEST_REPLY_BYTES
 
 
 class _HeaderReader:
