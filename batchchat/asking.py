@@ -91,11 +91,11 @@ class Asking:
         *,
         retries_final: bool | Collection[str] = False,
     ) -> None:
-        self._job = job
+        self.job = job
         self._structure = structure
         self._prices = prices
-        self._api_key = api_key
-        self._checkpoint = checkpoint
+        self.api_key = api_key
+        self.checkpoint = checkpoint
         self._retries_final = retries_final
         self.progress = Progress()
 
@@ -118,18 +118,18 @@ class Asking:
 
         with ExitStack() as stack:
             stack.enter_context(undisturbed())
-            base_url = self._job.endpoint.resolved_base_url
-            if self._job.endpoint.is_embedded:
+            base_url = self.job.endpoint.resolved_base_url
+            if self.job.endpoint.is_embedded:
                 base_url = stack.enter_context(_embedded_endpoint())
             stack.callback(image_process.end)
             threads = stack.enter_context(ThreadPoolExecutor(BUILD_THREADS, "build"))
             runner = stack.enter_context(asyncio.Runner(loop_factory=_new_event_loop))
-            limits = self._job.limits
-            transport = Transport(base_url, api_key=self._api_key, limits=_time_limits(limits), transport=instead)
-            send = _sender(transport, threads, self._job.input.max_media_bytes)
-            store = _CheckpointStore(self._checkpoint, endpoint_of(self._job), retries_final=self._retries_final)
+            limits = self.job.limits
+            transport = Transport(base_url, api_key=self.api_key, limits=_time_limits(limits), transport=instead)
+            send = _sender(transport, threads, self.job.input.max_media_bytes)
+            store = _CheckpointStore(self.checkpoint, endpoint_of(self.job), retries_final=self._retries_final)
             endpoint = self._endpoint(send, transport.halt)
-            most = _affordable_connections() // (2 if self._job.endpoint.is_embedded else 1)
+            most = _affordable_connections() // (2 if self.job.endpoint.is_embedded else 1)
             runner.run(
                 _run(
                     Schedule(feed, store, endpoint, self._limits(most), self._rules(most), observed),
@@ -139,33 +139,33 @@ class Asking:
             )
 
     def _costs(self) -> Costs:
-        request = self._job.request
+        request = self.job.request
         model = None if request.model_varies else request.model
-        return Costs(self._prices.of, model, is_free=self._job.endpoint.is_embedded)
+        return Costs(self._prices.of, model, is_free=self.job.endpoint.is_embedded)
 
     @property
     def limits_found(self) -> Settled:
         """What is known of the endpoint by now; nothing where it cannot be read."""
         with suppress(CheckpointError):
-            return self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
+            return self.checkpoint.remembered(*endpoint_of(self.job)) or Settled()
         return Settled()
 
     def _endpoint(self, send: Send, halt: Callable[[], None]) -> Endpoint:
-        before = self._checkpoint.last_run()
+        before = self.checkpoint.last_run()
         return Endpoint(
             send=send,
             halt=halt,
-            base_url=self._job.endpoint.resolved_base_url,
+            base_url=self.job.endpoint.resolved_base_url,
             reached=before.progress.reached if before else "",
-            model_varies=self._job.request.model_varies,
+            model_varies=self.job.request.model_varies,
             costs=self._costs(),
             structure=self._structure,
         )
 
     def _limits(self, most: int) -> Limits:
         """Return where the run starts from; `most` connections are what the system allows."""
-        limits = self._job.limits
-        settled = self._checkpoint.remembered(*endpoint_of(self._job)) or Settled()
+        limits = self.job.limits
+        settled = self.checkpoint.remembered(*endpoint_of(self.job)) or Settled()
         concurrency = Concurrency(
             limits.concurrency if limits.concurrency == "auto" else min(limits.concurrency, most),
             time.monotonic(),
@@ -176,7 +176,7 @@ class Asking:
         return Limits(rates=rates, concurrency=concurrency, account=self._spending())
 
     def _rules(self, most: int) -> Rules:
-        limits, deadline = self._job.limits, self._job.limits.deadline
+        limits, deadline = self.job.limits, self.job.limits.deadline
         notes: tuple[str, ...] = ()
         if limits.concurrency != "auto" and limits.concurrency > most:
             said = f"limits.concurrency is {limits.concurrency}, but the system allows only {most} connections"
@@ -196,8 +196,8 @@ class Asking:
         )
 
     def _spending(self) -> Spending:
-        has_schema, runs = self._structure is not None, self._checkpoint.runs()
-        return spending_of(self._job, self._prices.of, self._prices.one, runs, has_schema=has_schema)
+        has_schema, runs = self._structure is not None, self.checkpoint.runs()
+        return spending_of(self.job, self._prices.of, self._prices.one, runs, has_schema=has_schema)
 
 
 async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch) -> None:

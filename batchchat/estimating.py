@@ -17,7 +17,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from batchchat import pipeline
-from batchchat.asking import endpoint_of
+from batchchat.asking import Asking, endpoint_of
 from batchchat.errors import CheckpointDamagedError, CheckpointMissingError
 from batchchat.extrapolation import Others
 from batchchat.figures import Known, Measured, figures
@@ -161,7 +161,8 @@ def _ask(plan: Plan, api_key: str | None, prices: Prices, checkpoint: Checkpoint
     if not keys:
         return 0
     with shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe:
-        progress = pipeline.ask_aside(plan, api_key, prices, checkpoint, _only(plan, keys), len(keys), observe)
+        asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
+        progress = pipeline.ask_aside(asking, _only(plan, keys), len(keys), observe)
     return progress.concurrency
 
 

@@ -34,7 +34,6 @@ from batchchat.keep.digests import open_digests
 from batchchat.keep.files import prepare_folder, set_aside
 from batchchat.keep.lock import locked
 from batchchat.keep.salvage import open_whole, salvaged_copy
-from batchchat.prices import Prices
 from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, require_pillow
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.read.location import folder_of
@@ -48,7 +47,7 @@ from batchchat.show.progress import LogFormat, Observer, shown
 from batchchat.spending import known_prices, require_max_tokens
 from batchchat.write.collector import Collector, FirstRows
 from batchchat.write.columns import OutputPlan, plan_output
-from batchchat.writing import check_before_asking, checked_outputs, is_folder, write_output
+from batchchat.writing import Target, check_before_asking, checked_outputs, is_folder, write_output
 
 if TYPE_CHECKING:
     import polars as pl
@@ -115,35 +114,66 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
         beginning = begin(plan.job, plan.source.total_rows, checkpoint)
         asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices, retries_final=options.retries_errors)
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
-        log_format, is_quiet, told = options.log_format, options.is_quiet, set[str]()
-        try:
-            with (
-                shown(plan.job.name, plan.source.total_rows, log_format, is_quiet=is_quiet, told=told) as observe,
-                explained(plan.job.endpoint, api_key),
-                storage_errors(),
-            ):
-                observe(_noted(asking.progress, checkpoint))
-                asking.ask(chunks(plan), observe, options.stop_switch, options.transport)
-            targets = [target for target in (first_rows, collector) if target]
-            notes = write_output(_as_read(plan), checkpoint, targets)
-            answers_gone = checkpoint.record_uses()
-        except (BatchchatError, StopSignal) as stop:
-            error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop
-            with suppress(CheckpointError):  # it may be what stopped the run
-                checkpoint.end_run(_storable(error))
-            summary = beginning.summary(_noted(asking.progress, checkpoint), asking.limits_found)
-            error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None, told=told)
-            error.is_resumable = True
-            raise error from (stop if stop is not error else None)
-        except Exception as error:
-            with suppress(CheckpointError):
-                checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
-            raise
-        checkpoint.end_run("finished")
-        summary = beginning.summary(_noted(asking.progress, checkpoint, notes), asking.limits_found)
-        if plan.job.output.mode == "append":
-            answers_gone = 0  # what the rows of earlier inputs use is in the file for good
-    return replace(summary, first_rows=first_rows.rows, answers_gone=answers_gone, told=told)
+        outcome = _ask_and_write(plan, asking, options, [first_rows, collector] if collector else [first_rows])
+        outcome.record(checkpoint)
+        summary = beginning.summary(_noted(asking.progress, checkpoint, outcome.notes), asking.limits_found)
+    summary = replace(summary, told=outcome.told)
+    if outcome.stop is None:
+        return replace(summary, first_rows=first_rows.rows, answers_gone=outcome.answers_gone)
+    raise outcome.stop_with(summary)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run ended: `stop` is what stopped it, None if it finished.
+
+    `told` are the notes that were shown while it went on, `notes` those on the output, and `answers_gone` the answers
+    that the last finished run's output had and this one's does not.
+    """
+
+    told: set[str]
+    stop: BatchchatError | None = None
+    notes: Sequence[str] = ()
+    answers_gone: int = 0
+
+    def record(self, checkpoint: Checkpoint) -> None:
+        """Note in the checkpoint how the run ended."""
+        if self.stop is None:
+            checkpoint.end_run("finished")
+            return
+        with suppress(CheckpointError):  # it may be what stopped the run
+            checkpoint.end_run(_storable(self.stop))
+
+    def stop_with(self, summary: RunSummary) -> BatchchatError:
+        """Return what stopped the run, with the run's summary."""
+        assert self.stop is not None
+        self.stop.summary = replace(summary, outcome=self.stop.outcome, reason=str(self.stop), output=None)
+        self.stop.is_resumable = True
+        return self.stop
+
+
+def _ask_and_write(plan: Plan, asking: Asking, options: RunOptions, targets: Sequence[Target]) -> RunOutcome:
+    """Ask what has no answer yet, then write the output; only a bug is raised."""
+    job, checkpoint = plan.job, asking.checkpoint
+    told = set[str]()
+    log = shown(job.name, plan.source.total_rows, options.log_format, is_quiet=options.is_quiet, told=told)
+    try:
+        with log as observe, explained(job.endpoint, asking.api_key), storage_errors():
+            observe(_noted(asking.progress, checkpoint))
+            asking.ask(chunks(plan), observe, options.stop_switch, options.transport)
+        notes = write_output(_as_read(plan), checkpoint, targets)
+        answers_gone = checkpoint.record_uses()
+    except StopSignal as stop:
+        return RunOutcome(told, InterruptedRunError(stop.number))
+    except BatchchatError as error:
+        return RunOutcome(told, error)
+    except Exception as error:
+        with suppress(CheckpointError):
+            checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
+        raise
+    if job.output.mode == "append":
+        answers_gone = 0  # what the rows of earlier inputs use is in the file for good
+    return RunOutcome(told, None, notes, answers_gone)
 
 
 @contextmanager
@@ -206,13 +236,21 @@ def prepare(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None = None,
         prefix=job.output.prefix,
         schema=schema,
         extra=job.request.optional_columns | ({"raw"} if job.output.raw else set()),
-        spreadsheet_safe=job.output.spreadsheet_safe,
     )
     assert job.checkpoint.path is not None
     outputs = checked_outputs(loaded, source, is_read_only=is_read_only)
     # One file has one lock, by whatever link it is reached.
     path = Path(os.path.realpath(job.checkpoint.path))
-    return Plan(job, source, prompt, output, path, structure, outputs, is_folder(loaded))
+    return Plan(
+        job=job,
+        source=source,
+        prompt=prompt,
+        output=replace(output, spreadsheet_safe=job.output.spreadsheet_safe),
+        checkpoint_path=path,
+        structure=structure,
+        outputs=outputs,
+        is_output_folder=is_folder(loaded),
+    )
 
 
 def _media_folder(loaded: LoadedJob) -> MediaFolder:
@@ -263,19 +301,13 @@ def opened(plan: Plan, *, is_fresh: bool = False, wait_lock_s: float = 0.0) -> I
 
 
 def ask_aside(
-    plan: Plan,
-    api_key: str | None,
-    prices: Prices,
-    checkpoint: Checkpoint,
-    requests: Iterator[Chunk],
-    row_count: int,
-    observe: Observer = lambda _: None,
+    asking: Asking, requests: Iterator[Chunk], row_count: int, observe: Observer = lambda _: None
 ) -> Progress:
     """Ask some requests as no run of the job: `status` and the next run still tell how the last one ended."""
-    asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
+    checkpoint = asking.checkpoint
     checkpoint.start_run(row_count, is_aside=True)
     try:
-        with explained(plan.job.endpoint, api_key), storage_errors():
+        with explained(asking.job.endpoint, asking.api_key), storage_errors():
             asking.ask(requests, observe, StopSwitch())
     except BaseException as error:
         with suppress(CheckpointError):

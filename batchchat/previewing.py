@@ -10,6 +10,7 @@ import orjson
 
 from batchchat import pipeline
 from batchchat.apikey import api_key
+from batchchat.asking import Asking
 from batchchat.jobfile import LoadedJob
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import Answer, ChatRequest, Chunk, Failure, Outcome, Row
@@ -47,7 +48,8 @@ def _send(
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
     with pipeline.opened(plan) as checkpoint:
-        pipeline.ask_aside(plan, key, prices, checkpoint, iter([Chunk(requests)]), len(requests))
+        asking = Asking(plan.job, key, checkpoint, plan.structure, prices)
+        pipeline.ask_aside(asking, iter([Chunk(requests)]), len(requests))
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def _written(source: Path, contents: Sequence[str], name: str = "out.csv", *, is_safe: bool) -> Path:
     """Write the source's rows with these answers, and return the output."""
     opened = open_source(source)
-    plan = plan_output(opened.columns, keep=None, rename={}, prefix="llm_", spreadsheet_safe=is_safe)
+    plan = replace(plan_output(opened.columns, keep=None, rename={}, prefix="llm_"), spreadsheet_safe=is_safe)
     output = source.parent / name
     with Sink(output, plan, opened.schema) as sink:
         start = 0

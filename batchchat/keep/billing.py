@@ -1,28 +1,25 @@
-"""Which stored outcomes one pass over the rows has met: identical rows share an answer, and one of them its cost.
-
-What passes in are keys, their outcomes, and a number for each that no other outcome has; what comes out are the
-outcomes, without a cost from the second time on. It does not know SQLite.
-"""
+"""Which stored outcomes one pass over the rows has met: identical rows share an answer, and one of them its cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from batchchat.keep.rows import Stored
 from batchchat.records import Outcome
 
 _PAGE_BITS = 15
 
 
 class Billed:
-    """The outcomes that were met, as a bit for each of their numbers, which may be any."""
+    """The outcomes that were met, as a bit for each of their rows."""
 
     def __init__(self) -> None:
-        self._pages: dict[int, bytearray] = {}
+        self._pages: dict[tuple[str, int], bytearray] = {}
 
     def shared_out(
-        self, keys: Sequence[bytes | None], found: Mapping[bytes | None, Outcome], numbers: Mapping[bytes | None, int]
+        self, keys: Sequence[bytes | None], found: Mapping[bytes | None, Outcome], places: Mapping[bytes | None, Stored]
     ) -> list[Outcome | None]:
         """Return each key's outcome, in order, with its cost where this pass has not met it before."""
-        again = {key: _free(outcome) for key, outcome in found.items() if self._has_met(numbers[key])}
+        again = {key: _free(outcome) for key, outcome in found.items() if self._has_met(places[key])}
         if not again and len(found) == len(keys):
             return [found[key] for key in keys]
         outcomes: list[Outcome | None] = []
@@ -36,9 +33,10 @@ class Billed:
             outcomes.append(outcome)
         return outcomes
 
-    def _has_met(self, number: int) -> bool:
+    def _has_met(self, stored: Stored) -> bool:
         """Whether an outcome was met before; it is from now on."""
-        page = self._pages.setdefault(number >> _PAGE_BITS, bytearray())
+        number = stored.rowid
+        page = self._pages.setdefault((stored.table, number >> _PAGE_BITS), bytearray())
         if not page:
             page.extend(bytes(1 << _PAGE_BITS - 3))
         at, bit = (number >> 3) & len(page) - 1, 1 << (number & 7)

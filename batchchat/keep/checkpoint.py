@@ -27,6 +27,7 @@ from batchchat.keep.files import create, exists
 from batchchat.keep.migrations import migrate
 from batchchat.keep.rows import (
     COLUMNS,
+    Stored,
     answer_of,
     answer_row,
     failed_row_of,
@@ -97,7 +98,17 @@ class Checkpoint:
             number = min(first or 0, 0) - 1 if is_aside else max(last or 0, 0) + 1
             host = socket.gethostname()
             progress = Progress(reached=before.progress.reached if before else "")
-            self._run = RunRecord(number, now, now, None, None, os.getpid(), host, rows_total, progress)
+            self._run = RunRecord(
+                run=number,
+                started_at=now,
+                updated_at=now,
+                ended_at=None,
+                end_reason=None,
+                pid=os.getpid(),
+                host=host,
+                rows_total=rows_total,
+                progress=progress,
+            )
             connection.execute(_PUT["runs"], run_row(self._run))
         return before
 
@@ -175,28 +186,28 @@ class Checkpoint:
         """
         wanted = [key for key in dict.fromkeys(keys) if key is not None]
         found: dict[bytes | None, Outcome] = {}
-        places: dict[bytes | None, int] = {}
+        places: dict[bytes | None, Stored] = {}
         with self._guarded():
-            for rowid, row in self._whole_rows("answers", wanted):
-                found[row[0]], places[row[0]] = answer_of(row, with_reply=with_replies), rowid
-            for rowid, row in self._whole_failures([key for key in wanted if key not in found]):
-                found[row[0]], places[row[0]] = failed_row_of(row, with_reply=with_replies), ~rowid
+            for place, row in self._whole_rows("answers", wanted):
+                found[row[0]], places[row[0]] = answer_of(row, with_reply=with_replies), place
+            for place, row in self._whole_failures([key for key in wanted if key not in found]):
+                found[row[0]], places[row[0]] = failed_row_of(row, with_reply=with_replies), place
         if notes_use:
             for place in places.values():
-                self._uses.mark(*(("answers", place) if place >= 0 else ("failures", ~place)))
+                self._uses.mark(place)
         return [found.get(key) for key in keys] if billed is None else billed.shared_out(keys, found, places)
 
-    def _whole_rows(self, table: str, keys: Sequence[bytes]) -> Iterator[tuple[int, Sequence[Any]]]:
-        """Yield the undamaged rows of some keys, each with its rowid, and count the others."""
+    def _whole_rows(self, table: str, keys: Sequence[bytes]) -> Iterator[tuple[Stored, Sequence[Any]]]:
+        """Yield the undamaged rows of some keys, each with its place, and count the others."""
         for start in range(0, len(keys), GROUP):
             group = keys[start : start + GROUP]
             for rowid, *row in self._connection.execute(_LOOK_UP[table], (*group, *[None] * (GROUP - len(group)))):
                 if is_whole(table, row):
-                    yield rowid, row
+                    yield Stored(table, rowid), row
                 else:
                     self.damaged_count += 1
 
-    def _whole_failures(self, keys: Sequence[bytes]) -> Iterator[tuple[int, Sequence[Any]]]:
+    def _whole_failures(self, keys: Sequence[bytes]) -> Iterator[tuple[Stored, Sequence[Any]]]:
         return self._whole_rows("failures", keys if self._has_failures() else ())
 
     def _has_failures(self) -> bool:

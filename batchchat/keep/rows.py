@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -43,6 +43,13 @@ _STORED = b"\x78\x01\x01"
 """How a zlib stream begins that is one block as it stands (RFC 1950, section 2.2; RFC 1951, section 3.2.4)."""
 
 Row = tuple[Any, ...]
+
+
+class Stored(NamedTuple):
+    """Where an outcome stands: SQLite's number of its row, in the table of answers or of failures."""
+
+    table: str
+    rowid: int
 
 
 def with_checksum(table: str, row: Row) -> Row:
@@ -138,10 +145,15 @@ def answer_of(row: Sequence[Any], *, with_reply: bool) -> Answer:
 def failed_row_of(row: Sequence[Any], *, with_reply: bool) -> FailedRow:
     """Return the failure that a whole row keeps."""
     _, _, is_transient, latency_s, attempts, kind, message, status, code, request_id, fields, reply, row_name, _ = row
-    failure = Failure(kind, message, status, code, request_id=request_id)
-    completion = None if fields is None else _completion(fields)
-    kept_reply = unpacked(reply) if with_reply else b""
-    return FailedRow(failure, bool(is_transient), latency_s, attempts, completion, kept_reply, row_name)
+    return FailedRow(
+        failure=Failure(kind, message, status, code, request_id=request_id),
+        is_transient=bool(is_transient),
+        latency_s=latency_s,
+        attempts=attempts,
+        completion=None if fields is None else _completion(fields),
+        reply=unpacked(reply) if with_reply else b"",
+        row_name=row_name,
+    )
 
 
 def run_of(row: Row) -> RunRecord:
@@ -149,7 +161,17 @@ def run_of(row: Row) -> RunRecord:
     fields = orjson.loads(row[8])
     progress = replace(Progress(), **{**fields, "notes": tuple(fields.get("notes", ()))})
     run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, _, _ = row
-    return RunRecord(run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, progress)
+    return RunRecord(
+        run=run,
+        started_at=started_at,
+        updated_at=updated_at,
+        ended_at=ended_at,
+        end_reason=end_reason,
+        pid=pid,
+        host=host,
+        rows_total=rows_total,
+        progress=progress,
+    )
 
 
 def settled_of(row: Row) -> Settled:
@@ -188,7 +210,16 @@ def _completion(fields: bytes) -> Completion:
     data = orjson.loads(fields)
     content, calls, reasoning, refusal, finish_reason, counts, model, response_id, parsed, contents, logprobs = data
     tool_calls = tuple([ToolCall(**call) for call in calls]) if calls else ()
-    usage, completions = Usage(*counts), tuple(contents)
     return Completion(
-        content, tool_calls, reasoning, refusal, finish_reason, usage, model, response_id, parsed, completions, logprobs
+        content=content,
+        tool_calls=tool_calls,
+        reasoning=reasoning,
+        refusal=refusal,
+        finish_reason=finish_reason,
+        usage=Usage(*counts),
+        model=model,
+        response_id=response_id,
+        parsed=parsed,
+        completions=tuple(contents),
+        logprobs=logprobs,
     )

@@ -9,6 +9,8 @@ import sqlite3
 import zlib
 from collections.abc import Collection, Iterable
 
+from batchchat.keep.rows import Stored
+
 PART_ROWS = 65_536
 """Rows of which the marks are stored together."""
 
@@ -29,10 +31,10 @@ class Uses:
         self._connection = connection
         self._noted: dict[str, Marks] = {kind: {} for kind in KINDS}
 
-    def mark(self, kind: str, row: int) -> None:
-        """Mark a row by its number."""
-        marks = self._noted[kind]
-        part, at = divmod(row, PART_ROWS)
+    def mark(self, stored: Stored) -> None:
+        """Mark an outcome."""
+        marks = self._noted[stored.table]
+        part, at = divmod(stored.rowid, PART_ROWS)
         bits = marks.get(part)
         if bits is None:
             bits = marks[part] = bytearray(PART_ROWS // 8)

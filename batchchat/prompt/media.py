@@ -132,7 +132,17 @@ class MediaFolder:
             raise MediaError(message)
         _check_kind(shown, kind, key)
         side = self.max_image_side if key == "image_url" else None
-        return Media(at, _name(kind, digest, side), source, kind, digest, size_bytes, mtime_ns, side, shown)
+        return Media(
+            at=at,
+            name=_name(kind, digest, side),
+            source=source,
+            mime_type=kind,
+            digest=digest,
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            max_image_side=side,
+            shown=shown,
+        )
 
     def _read(self, written: str, key: str) -> tuple[MediaFile, tuple[bytes, str]]:
         """Return a file with digest and MIME type; of one that has gone, those that it had."""

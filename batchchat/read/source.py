@@ -5,7 +5,7 @@ dtypes are known, and whose every row was checked, before the first request. It 
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import file_digest, sha256
 from itertools import compress
@@ -122,7 +122,8 @@ def open_source(
     files, found_format = input_files(path, format)
     versions = _versions(files)
     table = _table(found_format, files)
-    return _source(table, files, versions, found_format, where=where, limit=limit, id_column=id_column)
+    source = _source(table, where=where, limit=limit, id_column=id_column)
+    return replace(source, files=files, format=found_format, _versions=versions)
 
 
 def _table(found_format: str, files: tuple[Path, ...]) -> Table:
@@ -157,7 +158,7 @@ def frame_source(
     if not collected.width:
         raise InputError("the frame has no columns")
     table = Table(collected.schema, collected.height, partial(_frame_chunks, collected))
-    return _source(table, (), (), None, where=where, limit=limit, id_column=id_column)
+    return _source(table, where=where, limit=limit, id_column=id_column)
 
 
 def _frame_chunks(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[Chunk]:
@@ -165,16 +166,8 @@ def _frame_chunks(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[Chunk
         yield Chunk(part, part.height)
 
 
-def _source(
-    table: Table,
-    files: tuple[Path, ...],
-    versions: tuple[tuple[int, int], ...],
-    found_format: str | None,
-    *,
-    where: str | None,
-    limit: int | None,
-    id_column: str | None,
-) -> Source:
+def _source(table: Table, *, where: str | None, limit: int | None, id_column: str | None) -> Source:
+    """Return the rows of a table as a Source without files."""
     if id_column is not None:
         _check_column(id_column, table.schema, "input.id")
     condition = None if where is None else row_condition(where, table.schema)
@@ -184,7 +177,14 @@ def _source(
     if condition is not None:
         total_rows = sum(chunk.height for chunk, _ in _rows(table, selection, set()))
     return Source(
-        files, found_format, tuple(table.schema.names()), table.schema, total_rows, table, selection, versions
+        files=(),
+        format=None,
+        columns=tuple(table.schema.names()),
+        schema=table.schema,
+        total_rows=total_rows,
+        _table=table,
+        _selection=selection,
+        _versions=(),
     )
 
 

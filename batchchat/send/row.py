@@ -69,12 +69,27 @@ class Pending:
         """Return the outcome of a row that failed; what its earlier replies said and cost stays on record."""
         said, reply = (self.last[0], self.last[1].body) if self.last else (Completion(None), b"")
         paid = None if self.turn.usage == NO_USAGE else replace(said, usage=self.turn.usage)
-        requests, name = self.requests + charged, self.request.row_name
-        return FailedRow(failure, is_transient(failure), latency_s, requests, paid, reply, name)
+        return FailedRow(
+            failure,
+            is_transient(failure),
+            latency_s,
+            self.requests + charged,
+            completion=paid,
+            reply=reply,
+            row_name=self.request.row_name,
+        )
 
 
 def outcome_of(row: Pending, judged: Completion | Failure, said: Completion, reply: Reply, attempts: int) -> Outcome:
     """Return a row's outcome by its reply: its answer, or, where that does not fit, a failure that keeps its words."""
     if isinstance(judged, Failure):
-        return FailedRow(judged, False, reply.latency_s, attempts, said, reply.body, row.request.row_name)
+        return FailedRow(
+            judged,
+            False,
+            reply.latency_s,
+            attempts,
+            completion=said,
+            reply=reply.body,
+            row_name=row.request.row_name,
+        )
     return Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s)

@@ -84,14 +84,12 @@ def plan_output(
     prefix: str,
     schema: Any | None = None,
     extra: Collection[str] = (),
-    spreadsheet_safe: bool = False,
 ) -> OutputPlan:
     """Return which input columns are written, what the new ones are, and what they are called.
 
     `keep` chooses among the input columns (None: all of them), `rename` gives new columns a name of their own, and
     `prefix` goes before the names of all others. `schema` is the JSON Schema of the answers, which gives `parsed` its
-    dtype, and `extra` has those of `OPTIONAL_COLUMNS` that the job asks for. `spreadsheet_safe` is
-    for CSV alone.
+    dtype, and `extra` has those of `OPTIONAL_COLUMNS` that the job asks for.
 
     Raises:
         OutputError: a name is unknown, listed twice, or given to two columns; its message lists every such problem.
@@ -110,7 +108,7 @@ def plan_output(
     ]
     if problems:
         raise OutputError("\n".join(problems))
-    return OutputPlan(kept, names, columns, shape, spreadsheet_safe)
+    return OutputPlan(kept, names, columns, shape)
 
 
 def _rename_problems(rename: Mapping[str, str], columns: Collection[str]) -> Iterator[str]:
