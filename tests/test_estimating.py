@@ -326,7 +326,9 @@ def sampled_and_true(folder: Path, base_url: str, seed: int) -> tuple[Estimate, 
     rows = [f"{n} {'parcel ' * round(chance.lognormvariate(3, 0.9))}" for n in range(400)]
     write_csv(folder / "rows.csv", rows)
     asking = {"model": "m", "messages": [{"role": "user", "content": "{{ text }}"}]}
-    job = write_job(folder, endpoint={"base_url": base_url}, request=asking, price=PRICE, limits={"concurrency": 4})
+    # The rows of a sample depend on the endpoint's name, which otherwise is its address.
+    endpoint = {"base_url": base_url, "name": "billing"}
+    job = write_job(folder, endpoint=endpoint, request=asking, price=PRICE, limits={"concurrency": 4})
     plan = pipeline.prepare(load_job(job))
     found = estimating.sampled(plan, None, 50)
     with pipeline.opened(plan) as checkpoint:

@@ -20,11 +20,11 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 
 
 def test_memory_of_pictures_is_bounded_by_in_flight_bytes(tmp_path: Path) -> None:
-    """Ninety pictures of 1 MB go through a bound of 8 MB, and take less than half of what they would at once."""
+    """Sixty pictures of 1 MB go through a bound of 8 MB, and take less than half of what they would at once."""
     plain = memory.peak_memory_mb(_folder(tmp_path, "plain"), rows=200, concurrency=64)
     peaks = {
         bound: memory.peak_memory_with_pictures_mb(
-            _folder(tmp_path, str(bound)), rows=90, concurrency=64, in_flight_bytes=bound * 2**20
+            _folder(tmp_path, str(bound)), rows=60, concurrency=64, in_flight_bytes=bound * 2**20
         )
         for bound in (8, 512)
     }
