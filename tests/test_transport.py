@@ -17,11 +17,10 @@ import httpx
 import pytest
 
 from batchchat.records import Failure
-from batchchat.send.body import LINGER_S
 from batchchat.send.exchange import RACE_S
 from batchchat.send.failures import Verdict, is_race, verdict
 from batchchat.send.timelimits import TimeLimits
-from batchchat.send.transport import Reply, Transport, proxy_for
+from batchchat.send.transport import LINGER_S, Reply, Transport, proxy_for
 
 KEY = "sk-secret-1234567890"
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
+from batchchat.records import Completion, Failure
 from batchchat.send.commits import Commits
-from batchchat.send.decide import Decisions
+from batchchat.send.decide import Decisions, Received
 from batchchat.send.ending import Ending
 from batchchat.send.queue import Queue
+from batchchat.send.rateheaders import allowance
+from batchchat.send.reply import read_reply
 from batchchat.send.row import Pending
-from batchchat.send.sender import Sender
+from batchchat.send.rules import Endpoint, Limits
 from batchchat.send.slots import Slot
 from batchchat.send.steps import Done, Halted, NextTurn, RetryAt, Stop, Undecided
+from batchchat.send.transport import Reply
 
 AT_ONCE = float("-inf")
+LARGE_REPLY_BYTES = 2**17
+"""Bytes from which on a reply is read in a thread, while others' replies come in."""
+LIMITS_INTERVAL_S = 0.05
+"""Seconds for which what a reply told of the endpoint's limits is believed, before another is read for that."""
 
 
 @dataclass(slots=True)
@@ -60,3 +69,44 @@ async def ask_row(row: Pending, slot: Slot | None, run: Run) -> None:
             run.decisions.abandon(row, slot)
         run.rows -= 1
         run.changed.set()
+
+
+class Sender:
+    """Sends one run's requests; what replies tell of the endpoint's rate limits is taken from their headers."""
+
+    def __init__(self, endpoint: Endpoint, limits: Limits, decisions: Decisions, ending: Ending) -> None:
+        self._endpoint = endpoint
+        self._rates = limits.rates
+        self._decisions = decisions
+        self._ending = ending
+        self._limits_due_at = 0.0
+
+    async def send(self, row: Pending, slot: Slot) -> Received | None:
+        """Send a row's next request; return its reply, as received and as read, or None if it was not sent."""
+        if self._ending.has_begun:
+            return None  # the run stopped between the grant of the slot and the first byte
+        slot.started_at, slot.task = time.monotonic(), asyncio.current_task()
+        body = self._decisions.start(row, slot)
+        reply = await self._endpoint.send(row.request, body, row.wants_new_connection)
+        if reply is None:
+            return None
+        if isinstance(reply, Failure):
+            return Received(reply, reply)
+        return Received(reply, await self._read(reply, row.request.body))
+
+    async def _read(self, reply: Reply, body: bytes) -> Completion | Failure:
+        now = time.monotonic()
+        if reply.status >= 400 or now >= self._limits_due_at:
+            self._note_limits(reply, now)
+        read = await asyncio.to_thread(_read, reply) if len(reply.body) > LARGE_REPLY_BYTES else _read(reply)
+        return self._endpoint.costs.priced(read, body)
+
+    def _note_limits(self, reply: Reply, now: float) -> None:
+        told = allowance(reply.headers, unix_now=time.time())
+        if told is not None:
+            self._limits_due_at = now + LIMITS_INTERVAL_S
+            self._rates.note(told, now)
+
+
+def _read(reply: Reply) -> Completion | Failure:
+    return read_reply(reply.status, reply.headers, reply.body, unix_now=time.time())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from batchchat.errors import LimitReachedError
 from batchchat.records import Chunk, Failure, Progress
 from batchchat.send.admission import Admission
-from batchchat.send.ask_row import Run, ask_row
+from batchchat.send.ask_row import Run, Sender, ask_row
 from batchchat.send.bound import Bound
 from batchchat.send.commits import Commits, Store
 from batchchat.send.decide import Decisions
@@ -26,7 +26,6 @@ from batchchat.send.queue import Queue
 from batchchat.send.report import Report
 from batchchat.send.row import Pending
 from batchchat.send.rules import Endpoint, Limits, Rules
-from batchchat.send.sender import Sender
 from batchchat.send.slots import Slots
 from batchchat.send.spending import Entry
 from batchchat.send.worstcase import RowCost
