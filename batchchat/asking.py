@@ -132,7 +132,14 @@ class Asking:
             most = _affordable_connections() // (2 if self.job.endpoint.is_embedded else 1)
             runner.run(
                 _run(
-                    Schedule(feed, store, endpoint, self._limits(most), self._rules(most), observed),
+                    Schedule(
+                        feed,
+                        store=store,
+                        endpoint=endpoint,
+                        limits=self._limits(most),
+                        rules=self._rules(most),
+                        observe=observed,
+                    ),
                     transport,
                     stop_switch,
                 )
@@ -197,7 +204,7 @@ class Asking:
 
     def _spending(self) -> Spending:
         has_schema, runs = self._structure is not None, self.checkpoint.runs()
-        return spending_of(self.job, self._prices.of, self._prices.one, runs, has_schema=has_schema)
+        return spending_of(self.job, self._prices.of, price=self._prices.one, runs=runs, has_schema=has_schema)
 
 
 async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch) -> None:
@@ -215,7 +222,10 @@ async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch
 def _time_limits(limits: JobLimits) -> TimeLimits:
     whole_s = limits.timeout_s
     return TimeLimits(
-        limits.connect_timeout_s, limits.first_byte_timeout_s or whole_s, limits.idle_timeout_s or whole_s, whole_s
+        limits.connect_timeout_s,
+        first_byte_s=limits.first_byte_timeout_s or whole_s,
+        idle_s=limits.idle_timeout_s or whole_s,
+        total_s=whole_s,
     )
 
 

@@ -61,8 +61,8 @@ def estimate(
         known = Known()
         if checkpoint is not None:
             measured = census.some(MEASURED, (OPEN,) if is_fresh else SETTLED)
-            known = _known(plan, checkpoint, measured, price)
-        return _estimate(plan, price, census, unaskable, known)
+            known = _known(plan, checkpoint, sizes=measured, price=price)
+        return _estimate(plan, price, census=census, unaskable=unaskable, known=known)
 
 
 def sampled(plan: Plan, api_key: str | None, count: int) -> Estimate:
@@ -81,16 +81,16 @@ def sampled(plan: Plan, api_key: str | None, count: int) -> Estimate:
         chosen = census.spread(count, (OPEN, *SAMPLED.values()))
         known_before = checkpoint.find(chosen)
         unasked = {key for key in chosen if known_before.get(key) is None}
-        reached = _ask(plan, api_key, prices, checkpoint, unasked)
+        reached = _ask(plan, api_key, prices=prices, checkpoint=checkpoint, keys=unasked)
         outcomes = dict(zip(chosen, checkpoint.outcomes(chosen), strict=True))
         census.move([key for key, one in outcomes.items() if isinstance(one, Answer)], ANSWERED)
         census.move(
             [key for key, one in outcomes.items() if isinstance(one, FailedRow) and not one.is_transient], FAILED
         )
-        known = _known(plan, checkpoint, list(census.sizes(chosen).items()), price)
+        known = _known(plan, checkpoint, sizes=list(census.sizes(chosen).items()), price=price)
         known = replace(known, is_sample=True, reached=reached or known.reached)
         sample = _sample(outcomes, unasked, price)
-        return replace(_estimate(plan, price, census, unaskable, known), sample=sample)
+        return replace(_estimate(plan, price, census=census, unaskable=unaskable, known=known), sample=sample)
 
 
 @contextmanager
@@ -120,7 +120,12 @@ def _take(plan: Plan, census: Census, standings: Callable[[Sequence[bytes]], dic
         unaskable += chunk.failed_row_count
         found = standings([request.key for request in chunk.requests])
         census.count(
-            Counted(request.key, request.sent_bytes, allowed(request), found.get(request.key, OPEN))
+            Counted(
+                request.key,
+                size_bytes=request.sent_bytes,
+                max_tokens=allowed(request),
+                standing=found.get(request.key, OPEN),
+            )
             for request in chunk.requests
         )
     return unaskable
@@ -161,8 +166,8 @@ def _ask(plan: Plan, api_key: str | None, prices: Prices, checkpoint: Checkpoint
     if not keys:
         return 0
     with shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe:
-        asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices)
-        progress = pipeline.ask_aside(asking, _only(plan, keys), len(keys), observe)
+        asking = Asking(plan.job, api_key, checkpoint=checkpoint, structure=plan.structure, prices=prices)
+        progress = pipeline.ask_aside(asking, _only(plan, keys), row_count=len(keys), observe=observe)
     return progress.concurrency
 
 
@@ -212,7 +217,9 @@ def _sample(outcomes: dict[bytes, Outcome | None], asked: set[bytes], price: Pri
     made = [outcomes[key] for key in asked]
     costs = [cost_usd(price, one.completion.usage) for one in made if one is not None and one.completion is not None]
     known = [cost for cost in costs if cost is not None]
-    return Sample(len(outcomes), len(asked), failed, math.fsum(known) if len(known) == len(costs) else None)
+    return Sample(
+        len(outcomes), asked=len(asked), failed=failed, cost_usd=math.fsum(known) if len(known) == len(costs) else None
+    )
 
 
 def _estimate(plan: Plan, price: Price | None, census: Census, unaskable: int, known: Known) -> Estimate:
@@ -221,7 +228,7 @@ def _estimate(plan: Plan, price: Price | None, census: Census, unaskable: int, k
         census.totals(one).row_count + census.totals(SAMPLED[one]).row_count for one in (ANSWERED, FAILED)
     )
     others = Others(to_ask.count, to_ask.size_bytes)
-    found = figures(plan.job, price, others, to_ask.max_tokens, known)
+    found = figures(plan.job, price, others=others, max_tokens=to_ask.max_tokens, known=known)
     total, identical = plan.source.total_rows, to_ask.row_count - to_ask.count
     counted = (
         (answered, "answered already"),

@@ -112,9 +112,18 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
     ):
         check_before_asking(plan)
         beginning = begin(plan.job, plan.source.total_rows, checkpoint)
-        asking = Asking(plan.job, api_key, checkpoint, plan.structure, prices, retries_final=options.retries_errors)
+        asking = Asking(
+            plan.job,
+            api_key,
+            checkpoint=checkpoint,
+            structure=plan.structure,
+            prices=prices,
+            retries_final=options.retries_errors,
+        )
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
-        outcome = _ask_and_write(plan, asking, options, [first_rows, collector] if collector else [first_rows])
+        outcome = _ask_and_write(
+            plan, asking, options=options, targets=[first_rows, collector] if collector else [first_rows]
+        )
         outcome.record(checkpoint)
         summary = beginning.summary(_noted(asking.progress, checkpoint, outcome.notes), asking.limits_found)
     summary = replace(summary, told=outcome.told)
@@ -160,7 +169,7 @@ def _ask_and_write(plan: Plan, asking: Asking, options: RunOptions, targets: Seq
     try:
         with log as observe, explained(job.endpoint, asking.api_key), storage_errors():
             observe(_noted(asking.progress, checkpoint))
-            asking.ask(chunks(plan), observe, options.stop_switch, options.transport)
+            asking.ask(chunks(plan), observe, stop_switch=options.stop_switch, instead=options.transport)
         notes = write_output(_as_read(plan), checkpoint, targets)
         answers_gone = checkpoint.record_uses()
     except StopSignal as stop:
@@ -173,7 +182,7 @@ def _ask_and_write(plan: Plan, asking: Asking, options: RunOptions, targets: Seq
         raise
     if job.output.mode == "append":
         answers_gone = 0  # what the rows of earlier inputs use is in the file for good
-    return RunOutcome(told, None, notes, answers_gone)
+    return RunOutcome(told, stop=None, notes=notes, answers_gone=answers_gone)
 
 
 @contextmanager
@@ -261,7 +270,9 @@ def _media_folder(loaded: LoadedJob) -> MediaFolder:
     if wanted.max_image_side is not None:
         require_pillow()
     root = wanted.media_root or (folder_of(wanted.path) if wanted.path else None)
-    return MediaFolder(root, int(wanted.max_media_bytes), wanted.max_image_side, Unremembered())
+    return MediaFolder(
+        root, max_bytes=int(wanted.max_media_bytes), max_image_side=wanted.max_image_side, memory=Unremembered()
+    )
 
 
 def _structure(loaded: LoadedJob, schema: Any) -> Structure | None:

@@ -28,7 +28,7 @@ def preview(loaded: LoadedJob, count: int, *, sends: bool) -> list[dict[str, Any
     outcomes = _send(loaded, plan, rows) if sends else {}
     endpoint = plan.job.endpoint
     url = "the embedded endpoint" if endpoint.is_embedded else f"{endpoint.resolved_base_url}/chat/completions"
-    return [_shown(url, row, _built(plan, made), outcomes) for row, made in rows]
+    return [_shown(url, row, made=_built(plan, made), outcomes=outcomes) for row, made in rows]
 
 
 def _built(plan: pipeline.Plan, made: ChatRequest | Failure) -> ChatRequest | Failure:
@@ -48,7 +48,7 @@ def _send(
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
     with pipeline.opened(plan) as checkpoint:
-        asking = Asking(plan.job, key, checkpoint, plan.structure, prices)
+        asking = Asking(plan.job, key, checkpoint=checkpoint, structure=plan.structure, prices=prices)
         pipeline.ask_aside(asking, iter([Chunk(requests)]), len(requests))
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))

@@ -104,7 +104,7 @@ class Commits:
     async def durable(self, row: Pending, slot: Slot) -> None:
         """Return when a row's next turn is on record: a kill would lose the reply that led to it."""
         is_durable = asyncio.get_running_loop().create_future()
-        self._add(Entry(row, None, _land(slot), is_durable))
+        self._add(Entry(row, None, has_slot=_land(slot), is_durable=is_durable))
         await is_durable
 
     def _add(self, entry: Entry) -> None:

@@ -55,7 +55,7 @@ class ConnectionPool(httpx.AsyncBaseTransport):
         if request.method != "POST":
             raise httpx.LocalProtocolError(f"only POST requests are sent, and this is a {request.method}")
         headers = [header for header in request.headers.raw if header[0].lower() not in _FRAMING]
-        reply = await self.post(str(request.url), headers, await _body_of(request), request.extensions)
+        reply = await self.post(str(request.url), headers, body=await _body_of(request), extensions=request.extensions)
         return httpx.Response(reply.status, headers=reply.headers, stream=reply, request=request)
 
     async def post(self, url: str, headers: Headers, body: bytes, extensions: Mapping[str, Any]) -> ReplyStream:
@@ -100,7 +100,9 @@ class ConnectionPool(httpx.AsyncBaseTransport):
             authorization = self._proxy.authorization
         if not _TARGET.fullmatch(target):
             raise httpx.LocalProtocolError("the request's URL has characters that no URL may have")
-        route = self._routes[url] = _Route(self._places[origin], target, parts.netloc, authorization)
+        route = self._routes[url] = _Route(
+            self._places[origin], target=target, authority=parts.netloc, proxy_authorization=authorization
+        )
         return route
 
     async def _opened(self, place: "_Place", reply: ReplyStream) -> Connection:

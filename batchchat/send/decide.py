@@ -48,7 +48,7 @@ class Decisions:
 
     def __init__(self, endpoint: Endpoint, limits: Limits, rules: Rules, queue: Queue, ending: Ending) -> None:
         self.counts = Counts()
-        self.policy = Trouble(endpoint, limits, rules, self.counts)
+        self.policy = Trouble(endpoint, limits=limits, rules=rules, counts=self.counts)
         self.error_rate = ErrorRate(rules.max_error_rate, self.counts)
         self._limits = limits
         self._account = limits.account
@@ -88,10 +88,10 @@ class Decisions:
             return self._done(row, row.unsent(read))  # and the file may be there again
         self._take_account(row, slot, received)
         if isinstance(read, Failure):
-            step = self._on_failure(row, slot, read, time.monotonic())
+            step = self._on_failure(row, slot, failure=read, now=time.monotonic())
         else:
             assert isinstance(received.reply, Reply)
-            step = self._on_completion(row, slot, received.reply, read)
+            step = self._on_completion(row, slot, reply=received.reply, completion=read)
         if self._suspects:
             self._look_at_suspects()
         return step
@@ -132,7 +132,7 @@ class Decisions:
             return NextTurn()
         is_first = row.turn.usage is NO_USAGE
         said = completion if is_first else replace(completion, usage=added(row.turn.usage, completion.usage))
-        return self._done(row, outcome_of(row, judged, said, reply, row.requests + 1), slot)
+        return self._done(row, outcome_of(row, judged, said=said, reply=reply, attempts=row.requests + 1), slot)
 
     # Failures
 
@@ -141,16 +141,16 @@ class Decisions:
         if failure.is_outcome_unknown:
             self.counts.possibly_billed += 1
         is_rest_tried = self._queue.is_fed and not self._queue.has_new
-        step = self.policy.follow(row, slot, failure, now, is_rest_tried=is_rest_tried)
+        step = self.policy.follow(row, slot, failure=failure, now=now, is_rest_tried=is_rest_tried)
         if isinstance(step, GiveUp):
-            return self._give_up(row, slot, failure, None, charged=1)
+            return self._give_up(row, slot, failure=failure, latency_s=None, charged=1)
         if not isinstance(step, Charge):
             return step
         if turn := self._ladder.fallback(failure, row):
             row.turn = turn
             return RetryAt(now)
         if step.is_final and (judged := self._ladder.resume(row, failure)):
-            return self._resume(row, slot, judged, now)
+            return self._resume(row, slot, judged=judged, now=now)
         known = failure if step.kind is None else replace(failure, kind=step.kind)
         return self._charge(row, slot, known, is_final=step.is_final)
 
@@ -163,7 +163,7 @@ class Decisions:
             row.turn = judged
             return RetryAt(now)
         said = replace(completion, usage=row.turn.usage)
-        return self._done(row, outcome_of(row, judged, said, reply, row.requests), slot)
+        return self._done(row, outcome_of(row, judged, said=said, reply=reply, attempts=row.requests), slot)
 
     def _charge(self, row: Pending, slot: Slot, failure: Failure, *, is_final: bool) -> Step | Undecided:
         now = time.monotonic()
@@ -173,11 +173,13 @@ class Decisions:
         if not isinstance(step, GiveUp):
             return step
         if not self.policy.may_be_outage(row, now):
-            return self._give_up(row, slot, failure, latency_s)
+            return self._give_up(row, slot, failure=failure, latency_s=latency_s)
         if self._ending.has_begun:
             return Halted()
         undecided = self._undecided()
-        self._suspects.append(Suspect(row, failure, latency_s, row.attempts, undecided))
+        self._suspects.append(
+            Suspect(row, failure=failure, latency_s=latency_s, attempts=row.attempts, undecided=undecided)
+        )
         return undecided
 
     def _give_up(

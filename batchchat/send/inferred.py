@@ -273,7 +273,7 @@ class Inferred:
         """
         pace = self._state.pace
         unheard = (now - started_at) / pace.seconds_per_unit if pace else 0.0
-        is_chance = self._chance.allows(self._starts.started, in_flight, unheard, now)
+        is_chance = self._chance.allows(self._starts.started, in_flight, unheard=unheard, now=now)
         self._starts.refused += is_chance
         if isinstance(self._state, Trial) and not self._chance.trial_until:
             self._judge(self._state, is_chance=is_chance)
@@ -298,7 +298,9 @@ class Inferred:
         if self._probing and self._probing.count == 2:  # the first one after the burst: it is still the same burst
             burst.is_rate |= is_rate
         else:
-            self._burst = burst = Burst(started_at, starts.refused - 1, is_rate, burst.most_at_once)
+            self._burst = burst = Burst(
+                started_at, refused_before=starts.refused - 1, is_rate=is_rate, most_at_once=burst.most_at_once
+            )
         if not burst.is_rate:
             self._level, self._probing, self._closed_until = in_flight, None, now + self._trip_s
             burst.most_at_once = max(MANY_AT_ONCE, self._recent_rate() * self._trip_s)
@@ -374,7 +376,9 @@ class Inferred:
         count = self._state.count if isinstance(self._state, Paced) else 0
         self.forget()
         growth = min(FASTEST_GROWTH, LET_GO / rate)
-        self._state = Paced(Pace(60.0 * rate, margin=1.0), rate, count, math.inf, growth, is_released=True)
+        self._state = Paced(
+            Pace(60.0 * rate, margin=1.0), rate=rate, count=count, faster_at=math.inf, growth=growth, is_released=True
+        )
 
     def _count_anew(self) -> None:
         self._suspicion.started, self._suspicion.refused = self._starts.started, self._starts.refused
@@ -458,4 +462,4 @@ class Inferred:
         pace.set_rate(60.0 * start)
         if isinstance(self._state, Trial):
             self._chance.end_trial()
-        self._state = Paced(pace, rate, count, BEYOND * rate, growth)
+        self._state = Paced(pace, rate=rate, count=count, faster_at=BEYOND * rate, growth=growth)

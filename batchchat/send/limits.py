@@ -142,11 +142,19 @@ class RateLimits:
         if told.requests_per_minute and not requests_are_given:
             self._remembers_requests = False
             self._tell_requests(told.requests_per_minute, now)
-            _hold_back(self._requests, told.requests_per_minute, told.requests_left, told.requests_reset_s, now)
+            _hold_back(
+                self._requests,
+                told.requests_per_minute,
+                left=told.requests_left,
+                reset_s=told.requests_reset_s,
+                now=now,
+            )
         if told.tokens_per_minute and not tokens_are_given:
             self._remembers_tokens = False
             self._tell_tokens(told.tokens_per_minute)
-            _hold_back(self._tokens, told.tokens_per_minute, told.tokens_left, told.tokens_reset_s, now)
+            _hold_back(
+                self._tokens, told.tokens_per_minute, left=told.tokens_left, reset_s=told.tokens_reset_s, now=now
+            )
 
     def _tell_requests(self, per_minute: float, now: float) -> None:
         if per_minute == self._told.requests_per_minute:
@@ -190,10 +198,10 @@ class RateLimits:
         """Return what the next run can start from; the number of requests in flight is not known here."""
         return Settled(
             None,
-            self._told.requests_per_minute or self._inferred.requests_per_minute,
-            self._told.tokens_per_minute,
-            self._estimate.bytes_per_token,
-            self._estimate.completion_tokens,
+            requests_per_minute=self._told.requests_per_minute or self._inferred.requests_per_minute,
+            tokens_per_minute=self._told.tokens_per_minute,
+            bytes_per_token=self._estimate.bytes_per_token,
+            completion_tokens=self._estimate.completion_tokens,
         )
 
 

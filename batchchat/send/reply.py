@@ -30,17 +30,19 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, unix_now
     """Return what a reply says; `unix_now` is the wall clock in seconds, to read dates against."""
     data = read_json(body)
     if not 200 <= status < 300 or error_inside(data):
-        return _error(status, headers, body, data, unix_now)
+        return _error(status, headers, body=body, data=data, unix_now=unix_now)
     if not isinstance(data, dict):
-        return _no_answer("protocol", f"the reply is not a chat completion: {snippet(body)}", status, headers)
+        return _no_answer(
+            "protocol", f"the reply is not a chat completion: {snippet(body)}", status=status, headers=headers
+        )
     completion = completion_of(data)
     if completion.content is not None:
         return completion
     if not any(isinstance(choice.get("message"), dict) for choice in choices_of(data)):
         message = f"the reply has no message: {snippet(json_text(data).encode())}"
-        return replace(_no_answer("empty_reply", message, status, headers), usage=completion.usage)
+        return replace(_no_answer("empty_reply", message, status=status, headers=headers), usage=completion.usage)
     if says_nothing(data):
-        failure = _no_answer("empty_reply", "the model answered nothing", status, headers)
+        failure = _no_answer("empty_reply", "the model answered nothing", status=status, headers=headers)
         return replace(failure, usage=completion.usage)
     return completion
 
@@ -80,7 +82,7 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix
         status = status_in(fields) or status_of(words_of(fields))
     message = message_of(fields)[: 2 * MAX_MESSAGE_BYTES] or snippet(body) or "no message"
     sentence = _cut(message) if isinstance(data, (dict, list)) else ""  # a text or a page is nobody's sentence
-    words = words_of(fields) | _told(status, headers, data, fields, unix_now)
+    words = words_of(fields) | _told(status, headers, data=data, fields=fields, unix_now=unix_now)
     kind = kind_of(status, words, sentence)
     if 300 <= status < 400:
         message = f"the base URL redirects to {headers.get('location', 'an unnamed place')}; redirects are not followed"
@@ -93,7 +95,7 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, data: Any, unix
         status=status,
         code=name_of(fields.get("code")),
         param=_cut(text_of(fields.get("param"))) or None,
-        retry_after_s=_wish_s(kind, status, headers, fields, sentence, unix_now),
+        retry_after_s=_wish_s(kind, status, headers=headers, fields=fields, sentence=sentence, unix_now=unix_now),
         request_id=_request_id(headers) or request_id_of(fields),
         is_outcome_unknown=status in _UNKNOWN_STATUSES,
         is_by_words=kind != kind_of(status, words, ""),

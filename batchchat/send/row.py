@@ -63,7 +63,9 @@ class Pending:
 
     def unsent(self, failure: Failure) -> FailedRow:
         """Return the outcome of a row whose request could not be sent; it may be possible another time."""
-        return FailedRow(failure, True, None, self.requests, row_name=self.request.row_name)
+        return FailedRow(
+            failure, is_transient=True, latency_s=None, attempts=self.requests, row_name=self.request.row_name
+        )
 
     def given_up(self, failure: Failure, latency_s: float | None, *, charged: int) -> FailedRow:
         """Return the outcome of a row that failed; what its earlier replies said and cost stays on record."""
@@ -71,9 +73,9 @@ class Pending:
         paid = None if self.turn.usage == NO_USAGE else replace(said, usage=self.turn.usage)
         return FailedRow(
             failure,
-            is_transient(failure),
-            latency_s,
-            self.requests + charged,
+            is_transient=is_transient(failure),
+            latency_s=latency_s,
+            attempts=self.requests + charged,
             completion=paid,
             reply=reply,
             row_name=self.request.row_name,
@@ -85,11 +87,13 @@ def outcome_of(row: Pending, judged: Completion | Failure, said: Completion, rep
     if isinstance(judged, Failure):
         return FailedRow(
             judged,
-            False,
-            reply.latency_s,
-            attempts,
+            is_transient=False,
+            latency_s=reply.latency_s,
+            attempts=attempts,
             completion=said,
             reply=reply.body,
             row_name=row.request.row_name,
         )
-    return Answer(judged, reply.body, reply.latency_s, attempts, reply.first_token_s)
+    return Answer(
+        judged, reply=reply.body, latency_s=reply.latency_s, attempts=attempts, first_token_s=reply.first_token_s
+    )

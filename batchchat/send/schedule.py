@@ -54,15 +54,26 @@ class Schedule:
         self._ending = Ending(rules.grace_s, endpoint.halt, self._changed)
         self._slots = Slots(self._changed)
         self._queue = Queue(self._changed)
-        self._decisions = Decisions(endpoint, limits, rules, self._queue, self._ending)
+        self._decisions = Decisions(endpoint, limits=limits, rules=rules, queue=self._queue, ending=self._ending)
         self._counts = self._decisions.counts
         self._bound = Bound(limits.concurrency, limits.rates, rules.largest_name)
-        self._admission = Admission(self._decisions.policy, limits.rates, limits.concurrency, self._bound)
-        self._report = Report(endpoint, limits, self._decisions, self._slots, self._bound)
-        self._commits = Commits(store, self._report, self._queue, self._ending, self._changed)
-        self._feed = Feed(feed, self._queue, self._commits, self._counts, self._ending)
-        sender = Sender(endpoint, limits, self._decisions, self._ending)
-        self._run = Run(sender, self._decisions, self._commits, self._queue, self._ending, self._changed)
+        self._admission = Admission(
+            self._decisions.policy, rates=limits.rates, concurrency=limits.concurrency, bound=self._bound
+        )
+        self._report = Report(endpoint, limits=limits, decisions=self._decisions, slots=self._slots, bound=self._bound)
+        self._commits = Commits(
+            store, report=self._report, queue=self._queue, ending=self._ending, changed=self._changed
+        )
+        self._feed = Feed(feed, queue=self._queue, commits=self._commits, counts=self._counts, ending=self._ending)
+        sender = Sender(endpoint, limits=limits, decisions=self._decisions, ending=self._ending)
+        self._run = Run(
+            sender,
+            decisions=self._decisions,
+            commits=self._commits,
+            queue=self._queue,
+            ending=self._ending,
+            changed=self._changed,
+        )
         self._commits_seen = 0
         self._is_closed = self._is_cut_off = False
 
@@ -178,7 +189,9 @@ class Schedule:
         while self._queue:
             limit = self._limit()
             due_at = self._queue.next_due(now, limit)
-            opens_at = self._admission.opens_at(now, due_at, self._slots.taken, limit, self._slots.probes)
+            opens_at = self._admission.opens_at(
+                now, due_at, taken=self._slots.taken, limit=limit, probes=self._slots.probes
+            )
             if opens_at > now:
                 return None if opens_at == math.inf else opens_at
             row = self._queue.next(now)

@@ -57,7 +57,7 @@ class Slots:
 
     def grant(self, sent_bytes: int, *, is_probe: bool) -> Slot:
         """Return a new slot for a request of so many bytes; only the dispatcher grants slots."""
-        slot = Slot(self, sent_bytes, len(self.in_flight), is_probe)
+        slot = Slot(self, sent_bytes=sent_bytes, among=len(self.in_flight), is_probe=is_probe)
         self.in_flight.add(slot)
         self.bytes_in_flight += sent_bytes
         self.probes += is_probe

@@ -101,7 +101,7 @@ class Spending:
         if isinstance(read, Completion) or read.usage != NO_USAGE:
             self._has_reply = True
             known = self._worst_case.cost(cost.size, read.usage, charge.now)
-            self._worst_case.learn(cost.size, turn, read.usage, charge.now)
+            self._worst_case.learn(cost.size, turn, usage=read.usage, worst=charge.now)
             budget.spend(charge.now, known)
         elif may_be_billed:
             budget.hold(charge.now)

@@ -69,7 +69,7 @@ class Structure:
         A refusal is an answer, and so are tool calls whose text does not fit. A text that was cut at the token limit is
         asked for again with more, once; then what can be mended is, and what cannot is corrected by the model, once.
         """
-        return self._judged(completion, body, turn, added(turn.usage, completion.usage))
+        return self._judged(completion, body, turn=turn, usage=added(turn.usage, completion.usage))
 
     def resume(self, completion: Completion, body: bytes, turn: Turn) -> Completion | Turn | Failure:
         """Return what follows when the endpoint refuses a `turn` to which `completion` led: what can be had without it.
@@ -77,7 +77,7 @@ class Structure:
         Where more tokens are refused, the cut text is mended or corrected; a correction that is refused ends the row.
         `turn.usage` has the completion's in it already.
         """
-        return self._judged(completion, body, replace(turn, max_tokens=0), turn.usage)
+        return self._judged(completion, body, turn=replace(turn, max_tokens=0), usage=turn.usage)
 
     def fallback(self, failure: Failure, turn: Turn) -> Turn | None:
         """Return another way to ask, when an endpoint refuses the response format; None when it refuses another thing.

@@ -142,7 +142,7 @@ class Transport:
                 return self._failure(error, status, deadline)
         assert status is not None
         assert read is not None
-        return await self._reply(status, headers, read, started)
+        return await self._reply(status, headers, read=read, started=started)
 
     async def _reply(self, status: int, headers: Mapping[str, str], read: Body, started: float) -> Reply | Failure:
         """Return what was read, without the key."""
@@ -156,7 +156,9 @@ class Transport:
         else:
             content = self._redaction.content(content)
         first_token_s = None if first_token_at is None else first_token_at - started
-        return Reply(status, headers, content, read.whole_at - started, first_token_s)
+        return Reply(
+            status, headers=headers, body=content, latency_s=read.whole_at - started, first_token_s=first_token_s
+        )
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -173,7 +175,7 @@ class Transport:
 
         extensions = {"timeout": self._timeout, BEFORE_WRITE: before_write, WANTS_NEW: wants_new}
         if isinstance(self._transport, ConnectionPool):
-            reply = await self._transport.post(self._url, self._headers, body, extensions)
+            reply = await self._transport.post(self._url, self._headers, body=body, extensions=extensions)
             return reply.status, reply.headers, reply
         # Given as a stream, body and headers are taken as they stand.
         headers, stream = [*self._headers, (b"content-length", b"%d" % len(body))], httpx.ByteStream(body)

@@ -175,10 +175,10 @@ class Trouble:
         if decided is Verdict.RETRY and may_be_outage(failure, has_worked=has_worked):
             if is_rest_tried and now - self._outage_gate.troubled_since > REST_PATIENCE_S:
                 self._believe_rows()
-            return self._on_possible_outage(row, failure, started_at, now)
+            return self._on_possible_outage(row, failure, started_at=started_at, now=now)
         if decided is Verdict.CUT:
             self._note_reached(started_at)
-            return self._on_rate_limit(row, slot, failure, now)
+            return self._on_rate_limit(row, slot, failure=failure, now=now)
         self.pass_through(started_at)
         if decided is not Verdict.FATAL:
             return Charge(is_final=decided is not Verdict.RETRY)
@@ -204,7 +204,7 @@ class Trouble:
     def _on_rate_limit(self, row: Pending, slot: Slot, failure: Failure, now: float) -> RetryAt | GiveUp | Stop:
         gate = self._rate_gate
         is_new, before = gate.is_new_burst(slot.started_at), self._burst_cause
-        match self._cause(row, slot, failure, now):
+        match self._cause(row, slot, failure=failure, now=now):
             case Cause.ROW:  # it waits alone, and holds up nobody
                 alone = row.rate_limits_alone.count if row.rate_limits_alone else 0
                 return GiveUp() if alone > LONE_RATE_LIMITS else RetryAt(now + wait_s(failure, alone))
