@@ -26,13 +26,6 @@ def with_queue(scenario: Callable[[Queue], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-async def wait(queue: Queue, row: Pending, at: float) -> "asyncio.Task[object]":
-    """Let a row wait to be asked again; return what waits."""
-    task = asyncio.create_task(queue.slot_for(row, at))
-    await asyncio.sleep(0)
-    return task
-
-
 def test_due_rows_come_before_new_ones() -> None:
     """A row that is due again is taken first, the others in their order."""
 
@@ -40,7 +33,7 @@ def test_due_rows_come_before_new_ones() -> None:
         again, first, second = pending("again"), pending("first"), pending("second")
         queue.add(first)
         queue.add(second)
-        _ = await wait(queue, again, 5.0)
+        _ = queue.slot_for(again, 5.0)
         assert [queue.take(now)[0] for now in (4.0, 5.0, 5.0)] == [first, again, second]
         assert len(queue) == 0
 
@@ -51,7 +44,7 @@ def test_waiting_rows_go_away_when_the_run_stops() -> None:
     """Neither a row that waits nor one that would wait gets a slot any more."""
 
     async def scenario(queue: Queue) -> None:
-        waiting = await wait(queue, pending(), 5.0)
+        waiting = queue.slot_for(pending(), 5.0)
         queue.close()
         assert await waiting is None
         assert await queue.slot_for(pending(), 0.0) is None
@@ -68,7 +61,7 @@ def test_too_many_waiting_rows_hold_back_new_ones() -> None:
         tasks = []
         for number in range(WAITING_ROWS_PER_SLOT * READY_LOW_WATER):
             assert queue.next_due(1.0, 1) == 1.0
-            tasks.append(await wait(queue, pending(), 100.0 + number))
+            tasks.append(queue.slot_for(pending(), 100.0 + number))
         assert queue.next_due(1.0, 1) == 100.0
 
     with_queue(scenario)
@@ -97,7 +90,7 @@ def test_large_rows_that_wait_hold_up_new_ones() -> None:
 
     async def scenario(queue: Queue) -> None:
         queue.add(pending())
-        _ = await wait(queue, pending(size_bytes=HELD_BYTES), 100.0)
+        _ = queue.slot_for(pending(size_bytes=HELD_BYTES), 100.0)
         assert queue.next_due(1.0, 64) == 100.0
         queue.take(100.0)
         assert queue.next_due(101.0, 64) == 101.0
@@ -111,7 +104,7 @@ def test_next_row_is_the_one_that_is_taken() -> None:
     async def scenario(queue: Queue) -> None:
         queue.add(pending(size_bytes=10))
         assert queue.next(1.0).request.sent_bytes == 10
-        _ = await wait(queue, pending(size_bytes=500), 5.0)
+        _ = queue.slot_for(pending(size_bytes=500), 5.0)
         assert [queue.next(now).request.sent_bytes for now in (4.0, 5.0)] == [10, 500]
 
     with_queue(scenario)

@@ -61,6 +61,7 @@ async def ask_row(row: Pending, slot: Slot | None, run: Run) -> None:
                     return
                 case Halted():
                     return
+            slot = None
             slot = await run.queue.slot_for(row, at)
     except Exception as error:  # a fault of our own must not take along what others have paid for
         run.ending.stop(error)

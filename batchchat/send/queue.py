@@ -49,15 +49,16 @@ class Queue:
         self._new.append(row)
         self._new_bytes += row.request.held_bytes
 
-    async def slot_for(self, row: Pending, at: float) -> Slot | None:
-        """Wait until `at` (monotonic seconds), then for a slot; return None when the run stops first."""
-        if self._is_closed:
-            return None
+    def slot_for(self, row: Pending, at: float) -> Waiter:
+        """Return what waits until `at` (monotonic seconds), then for a slot; None comes when the run stops first."""
         waiter: Waiter = asyncio.get_running_loop().create_future()
+        if self._is_closed:
+            waiter.set_result(None)
+            return waiter
         heapq.heappush(self._waiting, (at, next(self._sequence), row, waiter))
         self._waiting_bytes += row.request.held_bytes
         self._changed.set()
-        return await waiter
+        return waiter
 
     def close(self) -> None:
         """Send the waiting rows away: the run stops."""
