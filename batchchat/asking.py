@@ -116,6 +116,7 @@ class Asking:
             self.progress = progress
             observe(progress)
 
+        most = _affordable_connections() // (2 if self.job.endpoint.is_embedded else 1)
         with ExitStack() as stack:
             stack.enter_context(undisturbed())
             base_url = self.job.endpoint.resolved_base_url
@@ -129,7 +130,6 @@ class Asking:
             send = _sender(transport, threads, self.job.input.max_media_bytes)
             store = _CheckpointStore(self.checkpoint, endpoint_of(self.job), retries_final=self._retries_final)
             endpoint = self._endpoint(send, transport.halt)
-            most = _affordable_connections() // (2 if self.job.endpoint.is_embedded else 1)
             runner.run(
                 _run(
                     Schedule(

@@ -121,50 +121,41 @@ def run(plan: Plan, api_key: str | None, options: RunOptions, collector: Collect
             retries_final=options.retries_errors,
         )
         first_rows = FirstRows(plan.output, _columns_to_look_at(plan), FIRST_ROWS)
-        outcome = _ask_and_write(
-            plan, asking, options=options, targets=[first_rows, collector] if collector else [first_rows]
-        )
-        outcome.record(checkpoint)
+        targets: list[Target] = [first_rows, collector] if collector else [first_rows]
+        told = set[str]()
+        try:
+            outcome = _ask_and_write(plan, asking, options, targets=targets, told=told)
+        except BatchchatError as error:
+            summary = beginning.summary(_noted(asking.progress, checkpoint), asking.limits_found)
+            error.summary = replace(summary, outcome=error.outcome, reason=str(error), output=None, told=told)
+            error.is_resumable = True
+            raise
+        checkpoint.end_run("finished")
         summary = beginning.summary(_noted(asking.progress, checkpoint, outcome.notes), asking.limits_found)
-    summary = replace(summary, told=outcome.told)
-    if outcome.stop is None:
-        return replace(summary, first_rows=first_rows.rows, answers_gone=outcome.answers_gone)
-    raise outcome.stop_with(summary)
+    return replace(summary, first_rows=first_rows.rows, answers_gone=outcome.answers_gone, told=told)
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How a run ended: `stop` is what stopped it, None if it finished.
+    """What became of a run that finished.
 
-    `told` are the notes that were shown while it went on, `notes` those on the output, and `answers_gone` the answers
-    that the last finished run's output had and this one's does not.
+    `notes` are sentences on the output, `answers_gone` the answers that the last finished run's output had and this
+    one's has not.
     """
 
-    told: set[str]
-    stop: BatchchatError | None = None
-    notes: Sequence[str] = ()
-    answers_gone: int = 0
-
-    def record(self, checkpoint: Checkpoint) -> None:
-        """Note in the checkpoint how the run ended."""
-        if self.stop is None:
-            checkpoint.end_run("finished")
-            return
-        with suppress(CheckpointError):  # it may be what stopped the run
-            checkpoint.end_run(_storable(self.stop))
-
-    def stop_with(self, summary: RunSummary) -> BatchchatError:
-        """Return what stopped the run, with the run's summary."""
-        assert self.stop is not None
-        self.stop.summary = replace(summary, outcome=self.stop.outcome, reason=str(self.stop), output=None)
-        self.stop.is_resumable = True
-        return self.stop
+    notes: Sequence[str]
+    answers_gone: int
 
 
-def _ask_and_write(plan: Plan, asking: Asking, options: RunOptions, targets: Sequence[Target]) -> RunOutcome:
-    """Ask what has no answer yet, then write the output; only a bug is raised."""
+def _ask_and_write(
+    plan: Plan, asking: Asking, options: RunOptions, *, targets: Sequence[Target], told: set[str]
+) -> RunOutcome:
+    """Ask what has no answer yet, then write the output; what stops that is recorded and raised.
+
+    `told` gets the notes that are shown meanwhile. What is raised must be on its way until everything is closed: only
+    then is a second signal ignored.
+    """
     job, checkpoint = plan.job, asking.checkpoint
-    told = set[str]()
     log = shown(job.name, plan.source.total_rows, options.log_format, is_quiet=options.is_quiet, told=told)
     try:
         with log as observe, explained(job.endpoint, asking.api_key), storage_errors():
@@ -172,17 +163,17 @@ def _ask_and_write(plan: Plan, asking: Asking, options: RunOptions, targets: Seq
             asking.ask(chunks(plan), observe, stop_switch=options.stop_switch, instead=options.transport)
         notes = write_output(_as_read(plan), checkpoint, targets)
         answers_gone = checkpoint.record_uses()
-    except StopSignal as stop:
-        return RunOutcome(told, InterruptedRunError(stop.number))
-    except BatchchatError as error:
-        return RunOutcome(told, error)
+    except (BatchchatError, StopSignal) as stop:
+        error = InterruptedRunError(stop.number) if isinstance(stop, StopSignal) else stop
+        with suppress(CheckpointError):  # it may be what stopped the run
+            checkpoint.end_run(_storable(error))
+        raise error from (stop if stop is not error else None)
     except Exception as error:
         with suppress(CheckpointError):
             checkpoint.end_run(f"internal error: {without_keys(_storable(error))}")
         raise
-    if job.output.mode == "append":
-        answers_gone = 0  # what the rows of earlier inputs use is in the file for good
-    return RunOutcome(told, stop=None, notes=notes, answers_gone=answers_gone)
+    # What the rows of earlier inputs use is in a file that is appended to for good.
+    return RunOutcome(notes, 0 if job.output.mode == "append" else answers_gone)
 
 
 @contextmanager

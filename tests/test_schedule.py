@@ -714,6 +714,62 @@ def test_few_rows_that_always_fail_end_with_their_attempts() -> None:
     assert {outcome.attempts for outcome in store.by_name().values() if isinstance(outcome, FailedRow)} == {2}
 
 
+def test_rows_that_are_given_up_stand_between_refused_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals are in a row only where nothing else came between them; a row of which the gateway made a 502 did."""
+    monkeypatch.setattr("batchchat.send.trouble.ONSET_S", 0.0)
+
+    async def send(body: bytes) -> Reply | Failure:
+        return refusal(502, "bad gateway") if int(body[1:]) % 2 == 0 else refusal(400, "bad value in row")
+
+    store = MemoryStore()
+    schedule = schedule_of([chunk_of(*names(100))], store, send, concurrency=1, max_attempts=1)
+    assert asyncio.run(run(schedule)).rows_failed == len(store.outcomes) == 100
+
+
+def test_row_that_waits_for_others_is_not_failed_by_what_stops_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not asked to its end, and the next run asks it."""
+    monkeypatch.setattr("batchchat.send.trouble.ONSET_S", 0.0)
+    script = Script({"r1": [refusal(502, "bad gateway")], "r2": [refusal(401, "no key")]})
+    store = MemoryStore()
+    with pytest.raises(EndpointRefusedError):
+        asyncio.run(run(schedule_of([chunk_of(*names(3))], store, script, concurrency=1, max_attempts=1)))
+    assert list(store.by_name()) == ["r0"]
+
+
+def test_rows_that_wait_for_others_are_in_the_bound() -> None:
+    """They come back together, when it shows that the endpoint was down, before another commit says so."""
+    count, held = 18, asyncio.Event()
+    tries: Counter[bytes] = Counter()
+    bounds: list[tuple[int, int]] = []
+    store = MemoryStore()
+
+    async def send(body: bytes) -> Reply | Failure:
+        number = int(body[1:])
+        tries[body] += 1
+        in_flight.add(body)
+        bounds.append((len(in_flight), store.progress[-1].in_flight_bound))
+        try:
+            if number < count and tries[body] == 1:
+                return refusal(502, "bad gateway")
+            if number == count:  # answered, and committed, while the others wait
+                await turns(20)
+                held.set()
+            elif number == count + 1 and tries[body] <= 3:
+                await held.wait()
+                await turns(50)
+                return Failure("connect", "refused")
+            await turns(20)
+            return ANSWER
+        finally:
+            in_flight.discard(body)
+
+    in_flight: set[bytes] = set()
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(20))], store, send, concurrency=32, max_attempts=1)))
+    assert progress.rows_answered == 20
+    assert max(under_way for under_way, _ in bounds[20:]) >= count
+    assert all(under_way <= bound for under_way, bound in bounds)
+
+
 def test_request_that_was_never_written_is_not_counted() -> None:
     """When the run stops, what is still connecting was not asked: no request, no charge, no outcome."""
 

@@ -12,7 +12,7 @@ import pytest
 from batchchat import pipeline
 from batchchat.jobfile import load_job
 from batchchat.records import Answer, ChatRequest, Completion, Progress
-from tests.running import ROOT, Ended, write_csv, write_job
+from tests.running import ROOT, Ended, batchchat, write_csv, write_job
 
 pytestmark = pytest.mark.slow
 
@@ -85,3 +85,13 @@ def test_second_signal_does_not_interrupt_the_tidying_up(job: Path) -> None:
     ended = signalled(f"os.rename:{signal.SIGINT:d}:raised,os.remove:{signal.SIGTERM:d}:raised", "export", job)
     assert (ended.code, ended.stderr) == (128 + signal.SIGINT, "batchchat: interrupted\n")
     assert set(job.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_leaves_the_record_of_a_stopped_run_whole(job: Path, second: int) -> None:
+    """The first one stops the writing of the output; the other comes when the checkpoint is told so."""
+    moments = f"record_uses:{signal.SIGTERM:d}:raised,end_run:{second:d}:raised"
+    ended = signalled(moments, "run", job, "--json", "--quiet")
+    assert ended.code == 128 + signal.SIGTERM
+    assert (ended.summary["exit_code"], ended.summary["rows_total"]) == (ended.code, ROWS)
+    assert "stopped by SIGTERM" in batchchat("status", job).stdout

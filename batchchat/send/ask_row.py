@@ -43,26 +43,27 @@ async def ask_row(row: Pending, slot: Slot | None, run: Run) -> None:
     """Ask one row until it has its outcome, or the run stops; the dispatcher starts it with its first slot."""
     try:
         while slot is not None:
-            step = run.decisions.decide(row, slot, await run.sender.send(row, slot))
+            received = await run.sender.send(row, slot)
+            step = run.decisions.decide(row, slot, received)
             if isinstance(step, Undecided):
                 slot.free()
-                step = await step.step
+                step = await step.decided
             match step:
                 case Done(outcome):
-                    run.commits.add(row, outcome, slot)
+                    run.commits.add(row, outcome, slot)  # which frees the slot
                     return
                 case NextTurn():
-                    await run.commits.durable(row, slot)
-                    at = AT_ONCE  # before other rows: the budget has room for it set aside
-                case RetryAt(at):
+                    await run.commits.durable(row, slot)  # likewise
+                    due_at = AT_ONCE  # before other rows: the budget has room for it set aside
+                case RetryAt(due_at):
                     slot.free()
                 case Stop(reason):
                     run.ending.stop(reason)
                     return
                 case Halted():
                     return
-            slot = None
-            slot = await run.queue.slot_for(row, at)
+            slot = received = None  # thousands may wait, each with what it still refers to
+            slot = await run.queue.slot_for(row, due_at)
     except Exception as error:  # a fault of our own must not take along what others have paid for
         run.ending.stop(error)
     finally:

@@ -102,7 +102,7 @@ class Commits:
         self._add(Entry(row, outcome, _land(slot)))
 
     async def durable(self, row: Pending, slot: Slot) -> None:
-        """Return when a row's next turn is on record: a kill would lose the reply that led to it."""
+        """Return when a row's next turn is on record, or the run stops; a kill would lose the reply that led to it."""
         is_durable = asyncio.get_running_loop().create_future()
         self._add(Entry(row, None, has_slot=_land(slot), is_durable=is_durable))
         await is_durable
@@ -126,8 +126,8 @@ class Commits:
             except Exception as error:  # the run ends with it; the answers get another chance at the end
                 self._unkept += [one for one in (*self._committing, *self._entries) if one.outcome is not None]
                 left, self._entries = [*self._committing, *self._entries], []
-                await self._let_go(left)
                 self._ending.stop(error)
+                await self._let_go(left)
             self._committing = ()
             if not self._entries:
                 self._is_wanted.clear()
@@ -171,11 +171,14 @@ class Commits:
         await self._let_go(entries)
 
     def _in_flight_bound(self, limit: int, turned: int) -> int:
-        """Return how many requests may be in flight before the next commit, while `turned` rows come back for one."""
+        """Return how many requests may be in flight before the next commit, while `turned` rows come back for one.
+
+        So may rows that are undecided.
+        """
         in_flight = len(self._slots.in_flight)
         if self._ending.has_begun:
             return in_flight
-        waiting = len(self._queue) + turned if self._queue.is_fed else limit
+        waiting = len(self._queue) + turned + self._report.undecided if self._queue.is_fed else limit
         return max(in_flight, min(limit, in_flight + waiting))  # more than the limit, where it has just been cut
 
     async def _let_go(self, entries: Sequence[Entry]) -> None:

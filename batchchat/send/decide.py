@@ -37,6 +37,7 @@ class Suspect:
     """A row whose last attempt failed as it would if the endpoint were down, with the attempts that it had then."""
 
     row: Pending
+    slot: Slot
     failure: Failure
     latency_s: float
     attempts: int
@@ -81,29 +82,30 @@ class Decisions:
         """
         self._refusals.end(slot.place)
         if received is None:
-            return self._not_sent(row, slot)
+            self._give_back(row, slot)
+            return Halted()
         read = received.read
         if isinstance(read, Failure) and read.kind == "media" and read.status is None:
-            self._not_sent(row, slot)
+            self._give_back(row, slot)
             return self._done(row, row.unsent(read))  # and the file may be there again
-        self._take_account(row, slot, received)
+        self._settle_reservations(row, slot, received)
         if isinstance(read, Failure):
             step = self._on_failure(row, slot, failure=read, now=time.monotonic())
         else:
             assert isinstance(received.reply, Reply)
             step = self._on_completion(row, slot, reply=received.reply, completion=read)
-        if self._suspects:
+        if self._suspects and not isinstance(step, Stop):
             self._look_at_suspects()
         return step
 
-    def _not_sent(self, row: Pending, slot: Slot) -> Halted:
+    def _give_back(self, row: Pending, slot: Slot) -> None:
+        """Give back what was set aside for a request that was not sent."""
         if row.cost is not None:
             self._account.release(row.cost)
         self._limits.rates.give_back(slot.reserved)
         self.counts.requests_sent -= bool(slot.place)
-        return Halted()
 
-    def _take_account(self, row: Pending, slot: Slot, received: Received) -> None:
+    def _settle_reservations(self, row: Pending, slot: Slot, received: Received) -> None:
         """Settle what was set aside for a request: of the budget, and of the tokens per minute."""
         read, rates = received.read, self._limits.rates
         if row.cost is not None:
@@ -132,7 +134,8 @@ class Decisions:
             return NextTurn()
         is_first = row.turn.usage is NO_USAGE
         said = completion if is_first else replace(completion, usage=added(row.turn.usage, completion.usage))
-        return self._done(row, outcome_of(row, judged, said=said, reply=reply, attempts=row.requests + 1), slot)
+        self._note_other(slot)
+        return self._done(row, outcome_of(row, judged, said=said, reply=reply, attempts=row.requests + 1))
 
     # Failures
 
@@ -163,7 +166,8 @@ class Decisions:
             row.turn = judged
             return RetryAt(now)
         said = replace(completion, usage=row.turn.usage)
-        return self._done(row, outcome_of(row, judged, said=said, reply=reply, attempts=row.requests), slot)
+        self._note_other(slot)
+        return self._done(row, outcome_of(row, judged, said=said, reply=reply, attempts=row.requests))
 
     def _charge(self, row: Pending, slot: Slot, failure: Failure, *, is_final: bool) -> Step | Undecided:
         now = time.monotonic()
@@ -178,7 +182,7 @@ class Decisions:
             return Halted()
         undecided = self._undecided()
         self._suspects.append(
-            Suspect(row, failure=failure, latency_s=latency_s, attempts=row.attempts, undecided=undecided)
+            Suspect(row, slot=slot, failure=failure, latency_s=latency_s, attempts=row.attempts, undecided=undecided)
         )
         return undecided
 
@@ -192,7 +196,8 @@ class Decisions:
         outcome = row.given_up(failure, latency_s, charged=charged)
         mark = None if row.last else signature(failure)
         if mark is None:
-            return self._done(row, outcome, slot)
+            self._note_other(slot)
+            return self._done(row, outcome)
         if self._ending.has_begun:
             return Halted()
         undecided = self._undecided()
@@ -201,10 +206,7 @@ class Decisions:
             return Stop(EndpointRefusedError(refusal_of_rows(failure, self._refusals.in_a_row())))
         return undecided
 
-    def _done(self, row: Pending, outcome: Outcome, slot: Slot | None = None) -> Done:
-        """Return a row's outcome; with `slot`, its reply shows that refusals before it are the rows' own."""
-        if slot is not None:
-            self._note_other(slot)
+    def _done(self, row: Pending, outcome: Outcome) -> Done:
         if row.cost is not None:
             self._account.release(row.cost)
         if isinstance(outcome, FailedRow):
@@ -217,12 +219,13 @@ class Decisions:
         return Undecided(asyncio.get_running_loop().create_future())
 
     def _note_other(self, slot: Slot) -> None:
+        """Note that something else than a refusal came: refusals before and after it may be the rows' own."""
         if not self._ending.has_begun:
             self._release(self._refusals.note_other(slot.place))
 
     def _release(self, refused: list[tuple[Pending, FailedRow, Undecided]]) -> None:
         for row, outcome, undecided in refused:
-            undecided.step.set_result(self._done(row, outcome))
+            undecided.decided.set_result(self._done(row, outcome))
 
     def _look_at_suspects(self, *, is_over: bool = False) -> None:
         """Let the rows go on of which it shows by now whether the endpoint was down; all of them when it `is_over`."""
@@ -230,10 +233,11 @@ class Decisions:
         for suspect in self._suspects:
             row = suspect.row
             if row.attempts < suspect.attempts:
-                suspect.undecided.step.set_result(RetryAt(self.policy.opens_at))
+                suspect.undecided.decided.set_result(RetryAt(self.policy.opens_at))
             elif is_over or not self.policy.may_be_outage(row, now):
                 outcome = row.given_up(suspect.failure, suspect.latency_s, charged=0)
-                suspect.undecided.step.set_result(Halted() if self._ending.has_begun else self._done(row, outcome))
+                self._note_other(suspect.slot)
+                suspect.undecided.decided.set_result(Halted() if self._ending.has_begun else self._done(row, outcome))
             else:
                 left.append(suspect)
         self._suspects = left
@@ -259,4 +263,4 @@ class Decisions:
         undecided += [held for _, _, held in self._refusals.release()]
         self._suspects = []
         for one in undecided:
-            one.step.set_result(Halted())
+            one.decided.set_result(Halted())

@@ -21,6 +21,11 @@ class Report:
         self._decisions = decisions
         self._bound = bound
 
+    @property
+    def undecided(self) -> int:
+        """How many rows wait for others to show what follows from their replies."""
+        return self._decisions.undecided
+
     def progress(self, bound: Verdict | None = None) -> Progress:
         """Return the counts as they stand; `bound` is what held requests back, by default during the last seconds."""
         verdict = bound or self._bound.lately

@@ -83,6 +83,17 @@ class Schedule:
         Raises:
             BatchchatError: what stopped the run: the endpoint's refusal, a fault of the store or input, or a signal.
         """
+        try:
+            await self._ask_all()
+        finally:
+            self._commits.close()
+        progress = self._report.progress(bound=self._bound.whole)
+        self._observe(progress)
+        if self._ending.reason is not None:
+            raise self._ending.reason
+        return progress
+
+    async def _ask_all(self) -> None:
         self._counts.in_flight_bound = self._limits.concurrency.limit
         await self._commits.commit_progress()
         self._beat()
@@ -99,12 +110,6 @@ class Schedule:
         self._bound.beat(time.monotonic(), time.process_time())
         await self._commits.commit_progress()
         await self._commits.remember()
-        self._commits.close()
-        progress = self._report.progress(bound=self._bound.whole)
-        self._observe(progress)
-        if self._ending.reason is not None:
-            raise self._ending.reason
-        return progress
 
     def stop(self, reason: Exception, *, is_urgent: bool = False) -> None:
         """Start no further request; those in flight may end within `grace_s`, unless it `is_urgent`."""
@@ -234,7 +239,8 @@ class Schedule:
 
     def _refuse(self, failure: Failure, now: float) -> None:
         """Give a new row a failure for an outcome: its cost has no bound."""
-        row, _ = self._queue.take(now)
+        row, waiter = self._queue.take(now)
+        assert waiter is None, "the cost of a row that was asked before has a bound"
         done = self._decisions.unaskable(row, failure)
         self._commits.add(row, done.outcome, None)
         self._changed.set()

@@ -41,9 +41,9 @@ class Halted:
 
 @dataclass(frozen=True, slots=True)
 class Undecided:
-    """Only replies to other rows can show what follows; `step` then has it."""
+    """Only replies to other rows can show what follows; `decided` then has it."""
 
-    step: asyncio.Future[Step]
+    decided: asyncio.Future[Step]
 
 
 Step = Done | NextTurn | RetryAt | Stop | Halted

@@ -286,7 +286,7 @@ async def read_stream(pieces: Pieces, deadline: Deadline, *, may_linger: bool) -
         async for piece in pieces:
             now, last_token_at = time.monotonic(), events.last_token_at
             if not events.feed(piece, now):
-                whole_at = whole_at or now
+                whole_at = now
                 deadline.linger(LAST_LINGER_S)
             elif whole_at is not None and events.last_token_at != last_token_at:
                 # It went on after a finish_reason: some put one on every chunk, others send their choices in turn.

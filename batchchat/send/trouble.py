@@ -202,9 +202,9 @@ class Trouble:
     # Rate limits
 
     def _on_rate_limit(self, row: Pending, slot: Slot, failure: Failure, now: float) -> RetryAt | GiveUp | Stop:
-        gate = self._rate_gate
-        is_new, before = gate.is_new_burst(slot.started_at), self._burst_cause
-        match self._cause(row, slot, failure=failure, now=now):
+        gate, before = self._rate_gate, self._burst_cause
+        is_new = gate.is_new_burst(slot.started_at)
+        match self._classify_and_slow_down(row, slot, failure=failure, now=now, is_new=is_new):
             case Cause.ROW:  # it waits alone, and holds up nobody
                 alone = row.rate_limits_alone.count if row.rate_limits_alone else 0
                 return GiveUp() if alone > LONE_RATE_LIMITS else RetryAt(now + wait_s(failure, alone))
@@ -221,21 +221,19 @@ class Trouble:
                     gate.close(now, self._rate_wait_s(failure), is_new=is_new)
                 return self._unless_too_long(failure, now)
 
-    def _cause(self, row: Pending, slot: Slot, failure: Failure, now: float) -> Cause:
+    def _classify_and_slow_down(self, row: Pending, slot: Slot, *, failure: Failure, now: float, is_new: bool) -> Cause:
         """Return why a request was turned away; the pace or the number in flight is cut accordingly."""
         row.rate_limits_alone = row.rate_limits_alone or RateLimitsAlone()
         is_alone = row.rate_limits_alone.note(self._counts.passed, self._counts.rate_limited)
         self._counts.rate_limited += 1
         if is_alone:
             return Cause.ROW
-        gate = self._rate_gate
-        is_new = gate.is_new_burst(slot.started_at)
         if is_new and _is_short(failure) and self._is_noise(slot, now):
             return Cause.NOISE
         if self._slow_down(slot, now, is_new=is_new):
             self._burst_cause = Cause.RATE
         elif is_new:
-            may_pass = not gate.burst_count and _is_short(failure)
+            may_pass = not self._rate_gate.burst_count and _is_short(failure)
             self._burst_cause = Cause.CONCURRENCY if may_pass else Cause.RATE
         return self._burst_cause
 
