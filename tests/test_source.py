@@ -374,12 +374,13 @@ def test_arrow_stream_is_read(tmp_path: Path) -> None:
 
 
 PEAK = """
-import resource, sys
+import os, resource, sys
 from pathlib import Path
 from batchchat.read.source import open_source
 source = open_source(Path(sys.argv[1]))
 assert sum(len(batch.rows) for batch in source.batches()) == int(sys.argv[2])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+os._exit(0)  # as the command does: a thread of pyarrow may still be tidying up
 """
 
 
