@@ -90,7 +90,7 @@ def test_second_signal_does_not_interrupt_the_tidying_up(job: Path) -> None:
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_leaves_the_record_of_a_stopped_run_whole(job: Path, second: int) -> None:
     """The first one stops the writing of the output; the other comes when the checkpoint is told so."""
-    moments = f"record_uses:{signal.SIGTERM:d}:raised,end_run:{second:d}:raised"
+    moments = f"os.rename:{signal.SIGTERM:d}:raised,end_run:{second:d}:raised"
     ended = signalled(moments, "run", job, "--json", "--quiet")
     assert ended.code == 128 + signal.SIGTERM
     assert (ended.summary["exit_code"], ended.summary["rows_total"]) == (ended.code, ROWS)
