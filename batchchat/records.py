@@ -302,3 +302,20 @@ class Settled:
     tokens_per_minute: float | None = None
     bytes_per_token: float | None = None
     completion_tokens: float | None = None
+
+
+_COUNTS = tuple(one.name for one in dataclasses.fields(Usage) if one.name != "cost_usd")
+
+
+def added(first: Usage, second: Usage) -> Usage:
+    """Return the sum of two usages: of tokens what is known, None where neither reports any; of cost all or None."""
+    if first is NO_USAGE:
+        return second
+    if second is NO_USAGE:  # of an attempt that was not billed
+        return first
+    sums: dict[str, int | None] = {}
+    for name in _COUNTS:
+        counts = [count for count in (getattr(first, name), getattr(second, name)) if count is not None]
+        sums[name] = sum(counts) if counts else None
+    cost = None if first.cost_usd is None or second.cost_usd is None else first.cost_usd + second.cost_usd
+    return Usage(**sums, cost_usd=cost)

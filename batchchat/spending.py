@@ -14,8 +14,9 @@ from batchchat.jobfile import LoadedJob
 from batchchat.prices import Prices
 from batchchat.records import Price
 from batchchat.runs import RunRecord
-from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget
+from batchchat.send.budget import Budget
 from batchchat.send.cost import PER_MILLION
+from batchchat.send.rowcost import NOTHING, WITHOUT_LIMIT, Amount
 from batchchat.send.spending import Spending
 from batchchat.send.worstcase import Prices as PriceOf
 from batchchat.send.worstcase import WorstCase

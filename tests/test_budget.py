@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchchat.records import ChatRequest, Completion, Failure, Media, Price, Progress, Usage
-from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget
+from batchchat.send.budget import Budget
 from batchchat.send.failures import may_be_billed
 from batchchat.send.row import Pending
+from batchchat.send.rowcost import NOTHING, WITHOUT_LIMIT, Amount, RowCost, Size
 from batchchat.send.spending import Entry, Spending
-from batchchat.send.structured import Structure, Turn, body_for
+from batchchat.send.structured import Structure, body_for
 from batchchat.send.transport import Reply
+from batchchat.send.turn import Turn
 from batchchat.send.worstcase import (
     FIRST_IMAGE,
     FIRST_MARGIN,
@@ -27,8 +29,6 @@ from batchchat.send.worstcase import (
     LEAST_OVERHEAD,
     MARGIN,
     UNSEEN_FILE,
-    RowCost,
-    Size,
     WorstCase,
     size_of,
 )

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.interpreter import undisturbed
-from batchchat.records import NO_USAGE, Completion, Failure, ToolCall, Usage
+from batchchat.records import NO_USAGE, Completion, Failure, ToolCall, Usage, added
 from batchchat.send.mending import MAX_MENDED_CHARACTERS
-from batchchat.send.structured import Structure, Turn, added, body_for, schema_of
+from batchchat.send.structured import Structure, body_for, schema_of
+from batchchat.send.turn import Turn
 
 SCHEMA = {
     "type": "object",

@@ -4,34 +4,7 @@ What passes in are worst cases of requests, before they are sent, and what they 
 one more may be sent. It does not know prices, requests or the store.
 """
 
-import math
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Dollars, and prompt and completion tokens."""
-
-    usd: float = 0.0
-    tokens: float = 0.0
-
-    def __add__(self, other: "Amount") -> "Amount":
-        return Amount(self.usd + other.usd, self.tokens + other.tokens)
-
-    def __mul__(self, count: float) -> "Amount":
-        return Amount(self.usd * count, self.tokens * count)
-
-    def without(self, other: "Amount") -> "Amount":
-        """Return what is left when the other is taken away; never less than nothing."""
-        return Amount(max(0.0, self.usd - other.usd), max(0.0, self.tokens - other.tokens))
-
-    def is_within(self, other: "Amount") -> bool:
-        """Whether neither is more than in the other."""
-        return self.usd <= other.usd and self.tokens <= other.tokens
-
-
-NOTHING = Amount()
-WITHOUT_LIMIT = Amount(math.inf, math.inf)
+from batchchat.send.rowcost import NOTHING, WITHOUT_LIMIT, Amount
 
 
 def smaller(first: Amount, second: Amount) -> Amount:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
-from batchchat.records import NO_USAGE, Outcome, Progress, Usage
-from batchchat.send.structured import added
+from batchchat.records import NO_USAGE, Outcome, Progress, Usage, added
 
 
 @dataclass(slots=True)

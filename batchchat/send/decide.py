@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from batchchat.errors import EndpointRefusedError
-from batchchat.records import NO_USAGE, Completion, FailedRow, Failure, Outcome
+from batchchat.records import NO_USAGE, Completion, FailedRow, Failure, Outcome, added
 from batchchat.send.breaker import Breaker
 from batchchat.send.counts import Counts
 from batchchat.send.ending import Ending
@@ -19,9 +19,9 @@ from batchchat.send.row import Pending, outcome_of
 from batchchat.send.rules import Endpoint, Limits, Rules
 from batchchat.send.slots import Slot
 from batchchat.send.steps import Done, Halted, NextTurn, RetryAt, Step, Stop, Undecided
-from batchchat.send.structured import Turn, added
 from batchchat.send.transport import Reply
 from batchchat.send.trouble import Charge, GiveUp, Trouble, refusal_of_rows
+from batchchat.send.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import orjson
 
-from batchchat.records import NO_USAGE, Completion, Failure
+from batchchat.records import NO_USAGE, Completion, Failure, added
 from batchchat.send.reply import shown_message
 from batchchat.send.row import Pending
-from batchchat.send.structured import Structure, Turn, added, body_for
+from batchchat.send.structured import Structure, body_for
+from batchchat.send.turn import Turn
 
 _NOTES = {
     1: "the endpoint does not take response_format json_schema; the schema goes into the prompt, with json_object",

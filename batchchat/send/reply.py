@@ -15,7 +15,7 @@ from batchchat.send.errorbody import fields_of, message_of, name_of, request_id_
 from batchchat.send.errorwords import HINTED, PAGE
 from batchchat.send.failures import kind_of, status_of
 from batchchat.send.jsonvalue import items_of, json_text, read_json, text_of
-from batchchat.send.retry import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
+from batchchat.send.retryafter import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
 
 MAX_MESSAGE_BYTES = 2_048
 """Bytes of UTF-8 of a provider's message that are kept."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from batchchat.records import NO_USAGE, Answer, ChatRequest, Completion, FailedRow, Failure, Outcome
 from batchchat.send.failures import is_transient
-from batchchat.send.structured import Turn
+from batchchat.send.rowcost import RowCost
 from batchchat.send.transport import Reply
-from batchchat.send.worstcase import RowCost
+from batchchat.send.turn import Turn
 
 
 @dataclass(slots=True)

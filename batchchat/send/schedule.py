@@ -25,10 +25,10 @@ from batchchat.send.feed import Feed
 from batchchat.send.queue import Queue
 from batchchat.send.report import Report
 from batchchat.send.row import Pending
+from batchchat.send.rowcost import RowCost
 from batchchat.send.rules import Endpoint, Limits, Rules
 from batchchat.send.slots import Slots
 from batchchat.send.spending import Entry
-from batchchat.send.worstcase import RowCost
 
 HEARTBEAT_S = 1.0
 BEATS_TO_REMEMBER = 30

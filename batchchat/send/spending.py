@@ -11,9 +11,10 @@ from dataclasses import replace
 from enum import Enum
 
 from batchchat.records import NO_USAGE, Completion, Failure, Progress
-from batchchat.send.budget import NOTHING, WITHOUT_LIMIT, Amount, Budget, larger, smaller
-from batchchat.send.structured import Turn
-from batchchat.send.worstcase import Charge, RowCost, WorstCase, size_of
+from batchchat.send.budget import Budget, larger, smaller
+from batchchat.send.rowcost import NOTHING, WITHOUT_LIMIT, Amount, Charge, RowCost
+from batchchat.send.turn import Turn
+from batchchat.send.worstcase import WorstCase, size_of
 
 FIRST_SHARE = 0.1
 """Share of what is left that may be under way until a first reply shows how good the bounds are."""

@@ -6,17 +6,18 @@ completion with its JSON in `parsed`, the turn to take next, or a failure. It as
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NoReturn
 
 import jsonschema_rs
 import orjson
 
-from batchchat.records import NO_USAGE, Completion, Failure, Usage
+from batchchat.records import Completion, Failure, Usage, added
 from batchchat.send.answer import CUT_REASONS
 from batchchat.send.mending import FoundJson, Reading, read
 from batchchat.send.reply import shown_message
+from batchchat.send.turn import Turn
 
 MAX_TOLD_ERRORS = 5
 MAX_ERROR = 300
@@ -26,25 +27,9 @@ MAX_WHOLLY_CHECKED = 10_000
 """Characters of the largest value of which more errors than the first are looked for: there may be one for each."""
 
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-_COUNTS = tuple(one.name for one in fields(Usage) if one.name != "cost_usd")
 
 _WORDS_READ = 300
 _FORMAT_WORDS = re.compile(r"response[_ ]format|json_schema|json_object|structured[_ ]outputs?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a row's next request adds to its own body.
-
-    `mode` is how the schema is asked for: 0 as the job wrote it, 1 in the prompt beside `json_object`, 2 in the prompt
-    alone. `said` are the messages added at the end: the text that did not fit, and the correction. `max_tokens` takes
-    the place of the body's own limit; 0 leaves that, as more was refused. `usage` is what the earlier turns cost.
-    """
-
-    mode: int = 0
-    said: tuple[Mapping[str, Any], ...] = ()
-    max_tokens: int | None = None
-    usage: Usage = NO_USAGE
 
 
 class Structure:
@@ -126,20 +111,6 @@ class Structure:
         except jsonschema_rs.ValidationError as error:
             return _told(error)
         return ""
-
-
-def added(first: Usage, second: Usage) -> Usage:
-    """Return the sum of two usages: of tokens what is known, None where neither reports any; of cost all or None."""
-    if first is NO_USAGE:
-        return second
-    if second is NO_USAGE:  # of an attempt that was not billed
-        return first
-    sums: dict[str, int | None] = {}
-    for name in _COUNTS:
-        counts = [count for count in (getattr(first, name), getattr(second, name)) if count is not None]
-        sums[name] = sum(counts) if counts else None
-    cost = None if first.cost_usd is None or second.cost_usd is None else first.cost_usd + second.cost_usd
-    return Usage(**sums, cost_usd=cost)
 
 
 def body_for(body: bytes, turn: Turn) -> bytes:

@@ -25,7 +25,8 @@ from batchchat.send.failures import (
 )
 from batchchat.send.gate import Gate
 from batchchat.send.jsonvalue import mapping_of, read_json
-from batchchat.send.retry import LONGEST_HINT_S, LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.retry import LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.retryafter import LONGEST_HINT_S
 from batchchat.send.row import Pending, RateLimitsAlone
 from batchchat.send.rules import Endpoint, Limits, Rules
 from batchchat.send.slots import Slot

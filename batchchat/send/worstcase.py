@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchchat.records import ChatRequest, Price, Usage
-from batchchat.send.budget import NOTHING, Amount
 from batchchat.send.cost import PER_MILLION, cost_usd
 from batchchat.send.jsonvalue import items_of, mapping_of, read_json
-from batchchat.send.structured import MAX_CORRECTION, Turn, more_tokens
+from batchchat.send.rowcost import NOTHING, Amount, Size
+from batchchat.send.structured import MAX_CORRECTION, more_tokens
+from batchchat.send.turn import Turn
 
 Prices = Callable[[str], Price | None]
 """What tokens of a model cost, by its name; None where nobody knows."""
@@ -37,17 +38,6 @@ CORRECTION_TOKENS = 4.0 * MAX_CORRECTION + 200.0
 """What a correction takes; a character has four bytes at most."""
 RETOLD = 2.0
 """Tokens of an answer that is told again, for each that the model made of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a request's cost depends on: tokens of its prompt at most, images beside them, and what it asks for."""
-
-    model: str
-    prompt_tokens: float
-    images: int
-    max_tokens: int
-    choices: int
 
 
 def size_of(request: ChatRequest) -> Size | str:
@@ -92,28 +82,6 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
     return [text for text in mapping_of(value).values() if isinstance(text, str)]
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """What is set aside for a row: for its request that is under way, and for those that may follow from the reply."""
-
-    now: Amount
-    later: Amount
-
-    @property
-    def whole(self) -> Amount:
-        """Both."""
-        return self.now + self.later
-
-
-@dataclass(slots=True)
-class RowCost:
-    """What one row's requests may cost: their size, once that is known, and what is set aside for them."""
-
-    request: ChatRequest
-    size: Size | None = None
-    charge: Charge | None = None
 
 
 @dataclass(slots=True)
