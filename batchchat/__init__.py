@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from batchchat.send.transport import AsyncBaseTransport
+    from batchchat.send.http.transport import AsyncBaseTransport
 
 __all__ = ["__version__", "run"]
 

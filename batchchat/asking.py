@@ -14,29 +14,29 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from batchchat.checkpoint.store import Checkpoint
 from batchchat.deadline import in_words, seconds_until
 from batchchat.errors import STOPPING_SIGNALS, BatchchatError, CheckpointError, InterruptedRunError, StorageError
 from batchchat.interpreter import undisturbed
 from batchchat.job import Job
 from batchchat.job import Limits as JobLimits
-from batchchat.keep.checkpoint import Checkpoint
 from batchchat.prices import Prices
 from batchchat.prompt.imageprocess import image_process
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import ChatRequest, Chunk, Failure, Progress, Settled
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.cost import Costs
-from batchchat.send.limits import RateLimits
-from batchchat.send.rules import Endpoint, Limits, Rules, Send
-from batchchat.send.schedule import Schedule
-from batchchat.send.spending import Spending
-from batchchat.send.structured import Structure
-from batchchat.send.timelimits import TimeLimits
-from batchchat.send.transport import Reply, Transport
+from batchchat.send.budget.account import Spending
+from batchchat.send.budget.cost import Costs
+from batchchat.send.http.deadline import TimeLimits
+from batchchat.send.http.transport import Reply, Transport
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.limits.rate_limits import RateLimits
+from batchchat.send.policy.rules import Endpoint, Limits, Rules, Send
+from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.structured.judge import Structure
 from batchchat.spending import spending_of
 
 if TYPE_CHECKING:
-    from batchchat.send.transport import AsyncBaseTransport
+    from batchchat.send.http.transport import AsyncBaseTransport
     from batchchat.show.progress import Observer
 
 BUILD_THREADS = 2

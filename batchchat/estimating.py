@@ -18,18 +18,18 @@ from statistics import fmean
 
 from batchchat import pipeline
 from batchchat.asking import Asking, endpoint_of
+from batchchat.checkpoint.distinct_requests import Census, Counted, taken_census
+from batchchat.checkpoint.salvage import salvaged_copy
+from batchchat.checkpoint.store import Checkpoint, open_checkpoint
 from batchchat.errors import CheckpointDamagedError, CheckpointMissingError
 from batchchat.extrapolation import Others
 from batchchat.figures import Known, Measured, figures
 from batchchat.job import Request
-from batchchat.keep.census import Census, Counted, taken_census
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.keep.salvage import salvaged_copy
 from batchchat.pipeline import Plan
 from batchchat.prices import Prices, price_of
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Outcome, Price, Settled
-from batchchat.send.cost import cost_usd
-from batchchat.send.estimate import max_tokens_of
+from batchchat.send.budget.cost import cost_usd
+from batchchat.send.limits.token_estimate import max_tokens_of
 from batchchat.show.estimate import Estimate, Figure, Sample
 from batchchat.show.progress import shown
 from batchchat.spending import known_prices

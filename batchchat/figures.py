@@ -12,7 +12,7 @@ from statistics import fmean
 from batchchat.extrapolation import Fit, Others, fit, margin
 from batchchat.job import Job, Limits
 from batchchat.records import Price, Settled
-from batchchat.send.cost import PER_MILLION
+from batchchat.send.budget.cost import PER_MILLION
 from batchchat.show.estimate import ADD_A_PRICE, Figure
 
 GUESSED_BYTES_PER_TOKEN = 4.0

@@ -23,7 +23,7 @@ from batchchat.write.collector import Collector
 if TYPE_CHECKING:
     import polars as pl
 
-    from batchchat.send.transport import AsyncBaseTransport
+    from batchchat.send.http.transport import AsyncBaseTransport
 
 
 WAKE_UP_S = 0.5

@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from batchchat.apikey import explained
 from batchchat.asking import Asking, StopSwitch
+from batchchat.checkpoint.files import prepare_folder, set_aside
+from batchchat.checkpoint.lock import locked
+from batchchat.checkpoint.media_digests import open_digests
+from batchchat.checkpoint.salvage import open_whole, salvaged_copy
+from batchchat.checkpoint.store import Checkpoint, open_checkpoint
 from batchchat.errors import (
     BatchchatError,
     CheckpointDamagedError,
@@ -29,11 +34,6 @@ from batchchat.errors import (
     remedy,
 )
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.keep.digests import open_digests
-from batchchat.keep.files import prepare_folder, set_aside
-from batchchat.keep.lock import locked
-from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.prompt.media import MediaFolder, MediaMemory, Unremembered, require_pillow
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.read.location import folder_of
@@ -42,7 +42,7 @@ from batchchat.records import ChatRequest, Chunk, Failure, Progress, Row
 from batchchat.redaction import without_keys
 from batchchat.runs import RunSummary
 from batchchat.runsummary import begin
-from batchchat.send.structured import Structure
+from batchchat.send.structured.judge import Structure
 from batchchat.show.progress import LogFormat, Observer, shown
 from batchchat.spending import known_prices, require_max_tokens
 from batchchat.write.collector import Collector, FirstRows
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from batchchat.job import Job
-    from batchchat.send.transport import AsyncBaseTransport
+    from batchchat.send.http.transport import AsyncBaseTransport
 
 CHUNK_ROWS = 256
 CHUNK_BYTES = 4 * 2**20

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from batchchat.job import Endpoint, Job, is_loopback
 from batchchat.records import Price
-from batchchat.send.pricelist import listed_prices
+from batchchat.send.http.price_list import listed_prices
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelPrice, TieredPrices

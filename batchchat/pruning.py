@@ -6,11 +6,11 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from batchchat.checkpoint.files import exists
+from batchchat.checkpoint.lock import locked
+from batchchat.checkpoint.prune import Pruned, prune
+from batchchat.checkpoint.salvage import open_whole
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.files import exists
-from batchchat.keep.lock import locked
-from batchchat.keep.prune import Pruned, prune
-from batchchat.keep.salvage import open_whole
 
 
 def prune_job(loaded: LoadedJob, older_than_s: float) -> str:

@@ -22,15 +22,15 @@ from batchchat.errors import (
 from batchchat.records import Progress, Settled
 from batchchat.redaction import without_keys
 from batchchat.runs import JobTotals, RunRecord, RunSummary
-from batchchat.send.webhook import post
+from batchchat.send.http.webhook import post
 from batchchat.show.jsontext import json_text
 from batchchat.show.summary import as_object, unbegun_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batchchat.checkpoint.store import Checkpoint
     from batchchat.job import Job
-    from batchchat.keep.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from batchchat.jobfile import LoadedJob
 from batchchat.prices import Prices
 from batchchat.records import Price
 from batchchat.runs import RunRecord
-from batchchat.send.budget import Budget
-from batchchat.send.cost import PER_MILLION
-from batchchat.send.rowcost import NOTHING, WITHOUT_LIMIT, Amount
-from batchchat.send.spending import Spending
-from batchchat.send.worstcase import Prices as PriceOf
-from batchchat.send.worstcase import WorstCase
+from batchchat.send.budget.account import Spending
+from batchchat.send.budget.cost import PER_MILLION
+from batchchat.send.budget.ledger import Budget
+from batchchat.send.budget.worst_case import Prices as PriceOf
+from batchchat.send.budget.worst_case import WorstCase
+from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount
 
 LIMITS = ("max_tokens", "max_completion_tokens")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from batchchat.checkpoint.lock import is_locked
+from batchchat.checkpoint.salvage import salvaged_copy
+from batchchat.checkpoint.sqlite import ended_by_damage
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.errors import CheckpointDamagedError, CheckpointMissingError
 from batchchat.jobfile import LoadedJob
-from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.connection import ended_by_damage
-from batchchat.keep.lock import is_locked
-from batchchat.keep.salvage import salvaged_copy
 from batchchat.runs import JobStatus, RunRecord
 
 FAILURE_GROUPS = 10

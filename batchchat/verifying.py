@@ -13,9 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from batchchat.keep.billing import Billed
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.keep.segments import open_segments
+from batchchat.checkpoint.output_segments import open_segments
+from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.store import Checkpoint, open_checkpoint
 from batchchat.pipeline import Plan, remembering
 from batchchat.records import Answer, Batch, FailedRow, Outcome
 from batchchat.show.printable import on_one_line, one_line

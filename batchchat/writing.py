@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from batchchat.checkpoint.files import own_files
+from batchchat.checkpoint.output_segments import open_segments
+from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.sqlite import damaged
 from batchchat.errors import InputError, OutputError
 from batchchat.interpreter import undisturbed
-from batchchat.keep.billing import Billed
-from batchchat.keep.connection import damaged
-from batchchat.keep.files import own_files
-from batchchat.keep.segments import open_segments
 from batchchat.read.location import folder_of, would_read
 from batchchat.records import Batch, ChatRequest, FailedRow, Failure, Outcome
 from batchchat.write.append import appending, check_append
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from batchchat.checkpoint.store import Checkpoint
     from batchchat.jobfile import LoadedJob
-    from batchchat.keep.checkpoint import Checkpoint
     from batchchat.pipeline import Plan
     from batchchat.read.source import Source
 

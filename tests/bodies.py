@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import httpx
 
-from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
-from batchchat.send.transport import Body, read_body
+from batchchat.send.http.deadline import Alarm, Deadline, TimeLimits
+from batchchat.send.http.transport import Body, read_body
 
 HANG_S = 300.0
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from batchchat.asking import StopSwitch
 from batchchat.jobfile import load_job
 from batchchat.pipeline import RunOptions, prepare, run
-from batchchat.send.schedule import Schedule
+from batchchat.send.scheduler.scheduler import Schedule
 
 BEAT_S = 0.005
 SHOWN_FROM_S = 0.01

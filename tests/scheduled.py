@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from batchchat.records import ChatRequest, Chunk, Failure, Progress
-from batchchat.send.commits import Store
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.limits import RateLimits
-from batchchat.send.rules import Endpoint, Limits, Rules, Send
-from batchchat.send.schedule import Schedule
-from batchchat.send.slots import Slot, Slots
-from batchchat.send.transport import Reply
+from batchchat.send.http.transport import Reply
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.limits.rate_limits import RateLimits
+from batchchat.send.policy.rules import Endpoint, Limits, Rules, Send
+from batchchat.send.scheduler.commits import Store
+from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.state.slots import Slot, Slots
 
 
 def schedule_over(

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from batchchat.records import ChatRequest, Failure, Usage
-from batchchat.send import rules
-from batchchat.send.admission import Admission
-from batchchat.send.bound import Bound
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.counts import Counts
-from batchchat.send.limits import Allowance, RateLimits
-from batchchat.send.row import Pending
-from batchchat.send.rules import Limits, Rules
-from batchchat.send.slots import Slot
-from batchchat.send.steps import RetryAt
-from batchchat.send.trouble import Trouble
+from batchchat.send.limits.admission import Admission
+from batchchat.send.limits.bottleneck import Bound
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.limits.rate_limits import Allowance, RateLimits
+from batchchat.send.policy import rules
+from batchchat.send.policy.failure_policy import Trouble
+from batchchat.send.policy.rules import Limits, Rules
+from batchchat.send.state.counts import Counts
+from batchchat.send.state.row import Pending
+from batchchat.send.state.slots import Slot
+from batchchat.send.state.steps import RetryAt
 from batchchat.serve.quota import Quota
 from tests.scheduled import never, slot_at
 

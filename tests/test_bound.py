@@ -6,11 +6,11 @@ from typing import Literal
 
 import pytest
 
-from batchchat.send.admission import Admission
-from batchchat.send.bound import Bound, Hold
-from batchchat.send.bound import Verdict as Bounds
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.limits import Allowance, RateLimits
+from batchchat.send.limits.admission import Admission
+from batchchat.send.limits.bottleneck import Bound, Hold
+from batchchat.send.limits.bottleneck import Verdict as Bounds
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.limits.rate_limits import Allowance, RateLimits
 
 
 def bound_of(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.breaker import MOST_HELD, Breaker
+from batchchat.send.policy.job_refusals import MOST_HELD, Breaker
 
 
 class Line:

@@ -12,15 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchchat.records import ChatRequest, Completion, Failure, Media, Price, Progress, Usage
-from batchchat.send.budget import Budget
-from batchchat.send.failures import may_be_billed
-from batchchat.send.row import Pending
-from batchchat.send.rowcost import NOTHING, WITHOUT_LIMIT, Amount, RowCost, Size
-from batchchat.send.spending import Entry, Spending
-from batchchat.send.structured import Structure, body_for
-from batchchat.send.transport import Reply
-from batchchat.send.turn import Turn
-from batchchat.send.worstcase import (
+from batchchat.send.budget.account import Entry, Spending
+from batchchat.send.budget.ledger import Budget
+from batchchat.send.budget.worst_case import (
     FIRST_IMAGE,
     FIRST_MARGIN,
     FIRST_OVERHEAD,
@@ -32,6 +26,12 @@ from batchchat.send.worstcase import (
     WorstCase,
     size_of,
 )
+from batchchat.send.http.transport import Reply
+from batchchat.send.reply.failures import may_be_billed
+from batchchat.send.state.row import Pending
+from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount, RowCost, Size
+from batchchat.send.state.turn import Turn
+from batchchat.send.structured.judge import Structure, body_for
 
 PRICE = Price(input=1.0, output=4.0)
 UNKNOWN = Failure("connect", "the connection broke before the reply was whole", is_outcome_unknown=True)

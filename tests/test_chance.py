@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchchat.send.chance import AGAIN_S, FEWEST, Chance
+from batchchat.send.limits.spurious_429 import AGAIN_S, FEWEST, Chance
 
 
 def test_first_refusal_of_few_requests_means_something() -> None:

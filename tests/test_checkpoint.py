@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchchat.checkpoint.files import prepare_folder, set_aside
+from batchchat.checkpoint.schema import APPLICATION_ID, MIGRATIONS
+from batchchat.checkpoint.store import Checkpoint, open_checkpoint
+from batchchat.checkpoint.tables import checksum
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
-from batchchat.keep.checkpoint import Checkpoint, open_checkpoint
-from batchchat.keep.files import prepare_folder, set_aside
-from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS
-from batchchat.keep.rows import checksum
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled, ToolCall, Usage
 from batchchat.runs import FailureGroup, RunRecord
 from tests.running import ROOT
@@ -39,7 +39,7 @@ import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
-from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.records import Answer, Completion, Progress
 
 with open_checkpoint(Path(sys.argv[1])) as checkpoint:
@@ -58,7 +58,7 @@ READER = f"""
 import os, sys, urllib.request
 from pathlib import Path
 from typing import Any
-from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.checkpoint.store import open_checkpoint
 
 if os.geteuid() == 0:
     os.setgroups([])
@@ -73,9 +73,9 @@ MODES = """
 import json, os, sys
 from pathlib import Path
 from typing import Any
-from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.files import prepare_folder
-from batchchat.keep.lock import locked
+from batchchat.checkpoint.store import open_checkpoint
+from batchchat.checkpoint.files import prepare_folder
+from batchchat.checkpoint.lock import locked
 
 path = Path(sys.argv[1])
 prepare_folder(path)
@@ -91,7 +91,7 @@ import resource, sys
 from pathlib import Path
 from typing import Any
 from batchchat.errors import CheckpointError
-from batchchat.keep.checkpoint import open_checkpoint
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.records import Answer, Completion, Progress
 
 def answer(size):

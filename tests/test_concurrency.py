@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.concurrency import CUT, FIRST_LIMIT, MOST_AT_ONCE, REMEMBERED_SHARE, Concurrency
+from batchchat.send.limits.concurrency import CUT, FIRST_LIMIT, MOST_AT_ONCE, REMEMBERED_SHARE, Concurrency
 
 LARGEST = 4_096
 

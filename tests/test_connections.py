@@ -18,9 +18,9 @@ import pytest
 import uvloop
 from aiohappyeyeballs import AddrInfoType
 
-from batchchat.send.connections import ConnectionPool
-from batchchat.send.exchange import HaltedError
-from batchchat.send.opening import OpeningError, connected
+from batchchat.send.http.connect import OpeningError, connected
+from batchchat.send.http.connection import HaltedError
+from batchchat.send.http.pool import ConnectionPool
 
 CERTIFICATE = Path(__file__).with_name("certificates") / "localhost.pem"
 """Its own issuer, for localhost and 127.0.0.1, with its key beside it; good for a hundred years and nothing else."""

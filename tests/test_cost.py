@@ -14,16 +14,16 @@ from typing import Any
 import polars as pl
 import pytest
 
+from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.store import open_checkpoint
+from batchchat.checkpoint.tables import COLUMNS, Stored, answer_of
 from batchchat.errors import InterruptedRunError
-from batchchat.keep.billing import Billed
-from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.rows import COLUMNS, Stored, answer_of
 from batchchat.records import NO_USAGE, Answer, ChatRequest, Completion, FailedRow, Failure, Price, Progress, Usage
-from batchchat.send.answer import completion_of
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.cost import MOST_NAMED, Costs, cost_usd
-from batchchat.send.structured import Structure
-from batchchat.send.transport import Reply
+from batchchat.send.budget.cost import MOST_NAMED, Costs, cost_usd
+from batchchat.send.http.transport import Reply
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.reply.completion import completion_of
+from batchchat.send.structured.judge import Structure
 from tests.echoing import Echoing, Sent, completion
 from tests.running import batchchat, batchchat_process, ledger, write_csv, write_job
 from tests.scheduled import schedule_over

@@ -18,12 +18,12 @@ import polars as pl
 import pytest
 
 from batchchat import pipeline
+from batchchat.checkpoint.files import set_aside
+from batchchat.checkpoint.salvage import open_whole, salvaged_copy
+from batchchat.checkpoint.store import open_checkpoint
+from batchchat.checkpoint.tables import with_checksum
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
 from batchchat.jobfile import load_job
-from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.files import set_aside
-from batchchat.keep.rows import with_checksum
-from batchchat.keep.salvage import open_whole, salvaged_copy
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
@@ -409,7 +409,7 @@ def test_empty_file_is_a_new_checkpoint(tmp_path: Path) -> None:
 SALVAGING = """
 import sys
 from pathlib import Path
-from batchchat.keep.salvage import open_whole
+from batchchat.checkpoint.salvage import open_whole
 
 with open_whole(Path(sys.argv[1])) as checkpoint:
     print(checkpoint.answer_count())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.decoding import PIECE_BYTES, Decoder, DecodingError
+from batchchat.send.http.content_encoding import PIECE_BYTES, Decoder, DecodingError
 
 
 @pytest.mark.parametrize("coding", ["", "identity", "Identity, identity", "none", "UTF-8"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from batchchat.checkpoint.media_digests import GATHERED, open_digests
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.errors import CheckpointDamagedError, CheckpointError
-from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.digests import GATHERED, open_digests
 from batchchat.prompt.media import MediaFolder
 from batchchat.records import Answer, Completion, Progress
 

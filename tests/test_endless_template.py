@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from batchchat import pipeline
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.jobfile import load_job
-from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, batchchat, write_csv, write_job
@@ -28,10 +28,10 @@ IN_ONE_CHUNK = 256
 ANNOUNCING = """
 import os
 from batchchat.__main__ import main
-from batchchat.keep.checkpoint import Checkpoint
+from batchchat.checkpoint.store import Checkpoint
 from batchchat.prompt.request import Prompt
-from batchchat.send.schedule import Schedule
-from batchchat.send.transport import Transport
+from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.http.transport import Transport
 
 def announce(owner, name, words):
     method = getattr(owner, name)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batchchat.records import Settled, Usage
-from batchchat.send.estimate import FIRST_BYTES_PER_TOKEN, FIRST_COMPLETION_TOKENS, TokenEstimate
+from batchchat.send.limits.token_estimate import FIRST_BYTES_PER_TOKEN, FIRST_COMPLETION_TOKENS, TokenEstimate
 
 
 def learned(*replies: tuple[int, int, int]) -> TokenEstimate:

@@ -7,7 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Failure
-from batchchat.send.errorwords import (
+from batchchat.send.reply.failures import (
+    ADVICE,
+    EXHAUSTED_CODES,
+    SIGNATURE_LENGTH,
+    Verdict,
+    is_overload,
+    is_transient,
+    kind_of,
+    may_be_outage,
+    signature,
+    status_of,
+    verdict,
+)
+from batchchat.send.reply.provider_errors import (
     CONTENT_CODES,
     CONTEXT_CODES,
     DAILY_CODES,
@@ -22,19 +35,6 @@ from batchchat.send.errorwords import (
     PERMISSION_CODES,
     RETRYABLE,
     SAMPLING_CODES,
-)
-from batchchat.send.failures import (
-    ADVICE,
-    EXHAUSTED_CODES,
-    SIGNATURE_LENGTH,
-    Verdict,
-    is_overload,
-    is_transient,
-    kind_of,
-    may_be_outage,
-    signature,
-    status_of,
-    verdict,
 )
 
 NO_CODES: frozenset[str] = frozenset()

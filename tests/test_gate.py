@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.gate import Gate
+from batchchat.send.limits.cooldown import Gate
 
 
 def test_new_gate_is_open() -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from batchchat.send.inferred import BEYOND, Inferred
+from batchchat.send.limits.inferred_rate import BEYOND, Inferred
 
 
 def start_evenly(inferred: Inferred, since_s: float, until_s: float, per_s: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batchchat.send.jsonvalue import read_json
+from batchchat.json_values import read_json
 
 
 @pytest.mark.parametrize("before", range(2**18 - 25, 2**18 + 1))

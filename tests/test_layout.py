@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 PACKAGE = Path(batchchat.__file__).parent
 
-VALUES = {f"batchchat.{name}" for name in ("records", "runs", "errors", "crashpoint", "redaction")}
+VALUES = {f"batchchat.{name}" for name in ("records", "runs", "errors", "crashpoint", "redaction", "json_values")}
 COMMANDS = "batchchat.cli"
 FACADE = "batchchat"
 """`import batchchat` loads nothing of the package until `run` is called: anyone may ask it for the version."""
@@ -27,21 +28,21 @@ DOORS = {
     "polars": r"batchchat\.(read|write)\..*",
     "pyarrow": r"batchchat\.(read|write)\..*",
     "genai_prices": r"batchchat\.prices",
-    "httpx": r"batchchat\.send\.(transport|connections|exchange|pricelist|webhook)",
-    "httptools": r"batchchat\.send\.exchange",
-    "certifi": r"batchchat\.send\.opening",
-    "sqlite3": r"batchchat\.keep\..*",
+    "httpx": r"batchchat\.send\.http\..*",
+    "httptools": r"batchchat\.send\.http\.connection",
+    "certifi": r"batchchat\.send\.http\.connect",
+    "sqlite3": r"batchchat\.checkpoint\..*",
     "click": r"batchchat\.cli\..*",
     "jinja2": r"batchchat\.prompt\..*",
-    "jsonschema_rs": r"batchchat\.(send\.structured|serve\.schema)",
+    "jsonschema_rs": r"batchchat\.(send\.structured\.judge|serve\.schema)",
     "PIL": r"batchchat\.prompt\.image",
     "imagesize": r"batchchat\.serve\..*",
     "pydantic": r"batchchat\.(job|jobfile|jobproblems|jobtypes|responseschema)",
     "pydantic_core": r"batchchat\.(job|jobfile|jobproblems)",
     "yaml": r"batchchat\.jobyaml",
     "tqdm": r"batchchat\.show\.progress",
-    "aiohappyeyeballs": r"batchchat\.send\.opening",
-    "tenacity": r"batchchat\.send\.retry",
+    "aiohappyeyeballs": r"batchchat\.send\.http\.connect",
+    "tenacity": r"batchchat\.send\.policy\.backoff",
     "starlette": r"batchchat\.serve\..*",
     "uvicorn": r"batchchat\.serve\..*",
     "uvloop": r"batchchat\.(asking|serve\..*)",
@@ -51,6 +52,7 @@ DOORS = {
 
 ENDING_CALLS = {"print", "exit", "quit", "input", "sys.exit", "os._exit", "os.abort", "click.echo"}
 MOST_POSITIONAL = 6
+MOST_FILES = 17
 EMPTY_WORDS = {"util", "utils", "helper", "helpers", "manager", "managers"}
 CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now", "date.today"}
 UNSAFE_MODULES = {"pickle", "shelve", "marshal", "dill"}
@@ -83,6 +85,15 @@ def room_of(module: str) -> str | None:
     """Return the room that a module is in, None for those that stand beside the rooms."""
     room = ".".join(module.split(".")[:2])
     return room if room in ROOMS else None
+
+
+def folder_of(module: str) -> str:
+    """Return the folder that a module is in, or the module where it stands beside the folders."""
+    path = PACKAGE.parent / module.replace(".", "/")
+    if path.is_dir():
+        return module
+    parent = module.rpartition(".")[0]
+    return module if parent == "batchchat" else parent
 
 
 def imports(module: str) -> Iterator[Import]:
@@ -149,6 +160,26 @@ def test_no_import_cycles() -> None:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_no_cycles_of_folders() -> None:
+    """No folder needs itself by way of others, not even for types; a module beside the folders is one by itself."""
+    needs: dict[str, set[str]] = {}
+    for module in MODULES:
+        place = folder_of(module)
+        needs.setdefault(place, set()).update(
+            folder_of(one.name) for one in own_imports(module, with_types=True) if folder_of(one.name) != place
+        )
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        pytest.fail(f"cycle of folders: {' -> '.join(error.args[1])}")
+
+
+def test_folders_can_be_taken_in_at_a_glance() -> None:
+    """No folder has more than seventeen files."""
+    counts = Counter(path.parent for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+    assert [folder.name for folder, count in counts.items() if count > MOST_FILES] == []
 
 
 @pytest.mark.slow
@@ -222,7 +253,9 @@ def test_nothing_that_is_read_becomes_code() -> None:
 
 def test_wall_clock_is_only_for_dates() -> None:
     """It may jump: what waits goes by the monotonic clock, and only dates that are written or read need the other."""
-    for_dates = re.compile(r"batchchat\.((keep|show|serve)\..*|send\.ask_row|prompt\.media|deadline|jobyaml)")
+    for_dates = re.compile(
+        r"batchchat\.((checkpoint|show|serve)\..*|send\.scheduler\.ask_row|prompt\.media|deadline|jobyaml)"
+    )
     assert [one for one in MODULES if calls(TREES[one]) & CLOCKS and not for_dates.fullmatch(one)] == []
 
 

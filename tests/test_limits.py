@@ -7,9 +7,9 @@ import math
 import pytest
 
 from batchchat.records import Settled, Usage
-from batchchat.send.estimate import FIRST_BYTES_PER_TOKEN, FIRST_COMPLETION_TOKENS
-from batchchat.send.limits import TOKENS_CATCH_UP_S, TOKENS_MARGIN, TRUSTED_S, Allowance, RateLimits
-from batchchat.send.pace import CATCH_UP_S, MARGIN
+from batchchat.send.limits.leaky_bucket import CATCH_UP_S, MARGIN
+from batchchat.send.limits.rate_limits import TOKENS_CATCH_UP_S, TOKENS_MARGIN, TRUSTED_S, Allowance, RateLimits
+from batchchat.send.limits.token_estimate import FIRST_BYTES_PER_TOKEN, FIRST_COMPLETION_TOKENS
 
 TOKEN_S = 60 / (600 * TOKENS_MARGIN)
 """Seconds for each of 600 tokens a minute."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from batchchat.checkpoint.lock import is_locked, lock_path, locked
 from batchchat.errors import CheckpointError, CheckpointLockedError
-from batchchat.keep.lock import is_locked, lock_path, locked
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, write_csv, write_job
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 HOLDER = """
 import sys
 from pathlib import Path
-from batchchat.keep.lock import locked
+from batchchat.checkpoint.lock import locked
 
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -45,7 +45,7 @@ with open(f"{sys.argv[1]}.lock", "r+b") as file:
 WATCHER = """
 import sys
 from pathlib import Path
-from batchchat.keep.lock import is_locked
+from batchchat.checkpoint.lock import is_locked
 
 print("ready", flush=True)
 while True:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from batchchat.checkpoint import schema as migrations
+from batchchat.checkpoint.files import set_aside
+from batchchat.checkpoint.schema import APPLICATION_ID, MIGRATIONS, migrate
+from batchchat.checkpoint.sqlite import connected
+from batchchat.checkpoint.store import open_checkpoint
+from batchchat.checkpoint.tables import COLUMNS
 from batchchat.errors import CheckpointError, CheckpointOlderError
-from batchchat.keep import migrations
-from batchchat.keep.checkpoint import open_checkpoint
-from batchchat.keep.connection import connected
-from batchchat.keep.files import set_aside
-from batchchat.keep.migrations import APPLICATION_ID, MIGRATIONS, migrate
-from batchchat.keep.rows import COLUMNS
 from batchchat.records import Answer, Completion, Progress
 from tests.running import ROOT, batchchat, write_csv, write_job
 
@@ -28,7 +28,7 @@ NEXT = "ALTER TABLE runs ADD COLUMN remark TEXT; CREATE TABLE remarks (run INTEG
 # Migrates a file to a version to come, and kills itself when a statement is about to begin.
 KILLED = f"""
 import os, signal, sqlite3, sys
-from batchchat.keep import migrations
+from batchchat.checkpoint import schema as migrations
 
 def kill_before(statement):
     if statement.strip().startswith(sys.argv[2]):

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from batchchat.records import Completion, Failure
-from batchchat.send.reply import read_reply
+from batchchat.send.reply.reply import read_reply
 from batchchat.serve.completion import complete
 from batchchat.serve.delivery import Delivery, EventStream
 from batchchat.serve.request import ChatRequest, read_request

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchchat.records import Completion, Failure, ToolCall, Usage
-from batchchat.send.reply import read_reply
+from batchchat.send.reply.reply import read_reply
 from tests.bodies import read
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.pace import CATCH_UP_S, MARGIN, Pace
+from batchchat.send.limits.leaky_bucket import CATCH_UP_S, MARGIN, Pace
 
 # How long a caller dawdles after the pace has opened: mostly not at all, at times longer than a minute.
 DAWDLES_S = st.lists(st.one_of(st.just(0.0), st.floats(0.0, 0.2), st.floats(0.0, 90.0)), max_size=300)

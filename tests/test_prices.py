@@ -18,7 +18,7 @@ import pytest
 from batchchat.job import Job
 from batchchat.prices import Prices, price_of
 from batchchat.records import Price, Usage
-from batchchat.send.cost import cost_usd
+from batchchat.send.budget.cost import cost_usd
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from batchchat import pipeline
+from batchchat.checkpoint.files import shrinking_mark
+from batchchat.checkpoint.tables import COLUMNS, run_of, run_row
 from batchchat.jobfile import load_job
-from batchchat.keep.files import shrinking_mark
-from batchchat.keep.rows import COLUMNS, run_of, run_row
 from tests.running import Ended, batchchat, write_csv, write_job
 
 DAY_S = 86_400
@@ -157,7 +157,7 @@ def test_age_that_is_no_duration_is_refused(place: Place, age: str) -> None:
 
 def test_live_run_keeps_prune_away(place: Place) -> None:
     """Both write: the lock decides."""
-    from batchchat.keep.lock import locked
+    from batchchat.checkpoint.lock import locked
 
     place.run("one")
     with locked(place.checkpoint):

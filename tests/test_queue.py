@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from batchchat.records import ChatRequest, Media
-from batchchat.send.queue import HELD_BYTES, READY_LOW_WATER, WAITING_ROWS_PER_SLOT, Queue
-from batchchat.send.row import Pending, RateLimitsAlone
+from batchchat.send.scheduler.queue import HELD_BYTES, READY_LOW_WATER, WAITING_ROWS_PER_SLOT, Queue
+from batchchat.send.state.row import Pending, RateLimitsAlone
 
 
 def pending(name: str = "r", size_bytes: int = 1) -> Pending:

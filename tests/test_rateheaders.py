@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.limits import Allowance, RateLimits
-from batchchat.send.rateheaders import LARGEST_COUNT, LONGEST_RESET_S, allowance
+from batchchat.send.limits.headers import LARGEST_COUNT, LONGEST_RESET_S, allowance
+from batchchat.send.limits.rate_limits import Allowance, RateLimits
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Completion, Failure, ToolCall, Usage
-from batchchat.send.failures import Verdict, verdict
-from batchchat.send.reply import MAX_MESSAGE_BYTES, read_reply
+from batchchat.send.reply.failures import Verdict, verdict
+from batchchat.send.reply.reply import MAX_MESSAGE_BYTES, read_reply
 
 NOW = 1_700_000_000.0
 

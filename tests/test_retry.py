@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Failure
-from batchchat.send.retry import FIRST_WAIT_S, LONGEST_WAIT_S, is_last, wait_s
-from batchchat.send.retryafter import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
+from batchchat.send.policy.backoff import FIRST_WAIT_S, LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.reply.retry_after import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
 
 NOW = 1_700_000_000.0
 

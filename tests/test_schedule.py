@@ -18,15 +18,15 @@ import uvloop
 
 from batchchat.errors import BatchchatError, CheckpointError, EndpointRefusedError, InputError, InterruptedRunError
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Settled
-from batchchat.send.breaker import FIRST_ROWS, ROWS_IN_A_ROW
-from batchchat.send.commits import ENOUGH_ROWS
-from batchchat.send.concurrency import FIRST_LIMIT, Concurrency
-from batchchat.send.failures import CLOSED_WHILE_IDLE
-from batchchat.send.limits import RateLimits
-from batchchat.send.queue import READY_LOW_WATER
-from batchchat.send.schedule import Schedule
-from batchchat.send.transport import Reply
-from batchchat.send.trouble import UNREACHED_TRIES
+from batchchat.send.http.transport import Reply
+from batchchat.send.limits.concurrency import FIRST_LIMIT, Concurrency
+from batchchat.send.limits.rate_limits import RateLimits
+from batchchat.send.policy.failure_policy import UNREACHED_TRIES
+from batchchat.send.policy.job_refusals import FIRST_ROWS, ROWS_IN_A_ROW
+from batchchat.send.reply.failures import CLOSED_WHILE_IDLE
+from batchchat.send.scheduler.commits import ENOUGH_ROWS
+from batchchat.send.scheduler.queue import READY_LOW_WATER
+from batchchat.send.scheduler.scheduler import Schedule
 from tests.scheduled import schedule_over
 
 Send = Callable[[bytes], Awaitable[Reply | Failure]]
@@ -716,7 +716,7 @@ def test_few_rows_that_always_fail_end_with_their_attempts() -> None:
 
 def test_rows_that_are_given_up_stand_between_refused_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals are in a row only where nothing else came between them; a row of which the gateway made a 502 did."""
-    monkeypatch.setattr("batchchat.send.trouble.ONSET_S", 0.0)
+    monkeypatch.setattr("batchchat.send.policy.failure_policy.ONSET_S", 0.0)
 
     async def send(body: bytes) -> Reply | Failure:
         return refusal(502, "bad gateway") if int(body[1:]) % 2 == 0 else refusal(400, "bad value in row")
@@ -728,7 +728,7 @@ def test_rows_that_are_given_up_stand_between_refused_ones(monkeypatch: pytest.M
 
 def test_row_that_waits_for_others_is_not_failed_by_what_stops_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was not asked to its end, and the next run asks it."""
-    monkeypatch.setattr("batchchat.send.trouble.ONSET_S", 0.0)
+    monkeypatch.setattr("batchchat.send.policy.failure_policy.ONSET_S", 0.0)
     script = Script({"r1": [refusal(502, "bad gateway")], "r2": [refusal(401, "no key")]})
     store = MemoryStore()
     with pytest.raises(EndpointRefusedError):

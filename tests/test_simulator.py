@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from batchchat.send.limits import Allowance, RateLimits
+from batchchat.send.limits.rate_limits import Allowance, RateLimits
 from tests.simulator import (
     Batching,
     Bucket,

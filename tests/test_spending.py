@@ -11,11 +11,11 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.deadline import in_words, seconds_until
-from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.records import Price, Progress
 from batchchat.runs import JobTotals, RunRecord
-from batchchat.send.rowcost import NOTHING, Amount
+from batchchat.send.state.row_cost import NOTHING, Amount
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from batchchat.spending import spending_of

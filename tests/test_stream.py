@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Completion, Failure, ToolCall, Usage
-from batchchat.send.reply import read_reply
-from batchchat.send.stream import Events
+from batchchat.send.reply.reply import read_reply
+from batchchat.send.reply.sse import Events
 from tests.bodies import read
 
 Chunk = dict[str, Any]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from batchchat.interpreter import undisturbed
 from batchchat.records import NO_USAGE, Completion, Failure, ToolCall, Usage, added
-from batchchat.send.mending import MAX_MENDED_CHARACTERS
-from batchchat.send.structured import Structure, body_for, schema_of
-from batchchat.send.turn import Turn
+from batchchat.send.state.turn import Turn
+from batchchat.send.structured.judge import Structure, body_for, schema_of
+from batchchat.send.structured.lenient_json import MAX_MENDED_CHARACTERS
 
 SCHEMA = {
     "type": "object",

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Failure
-from batchchat.send import errorwords
-from batchchat.send.failures import Verdict, verdict
-from batchchat.send.reply import MAX_MESSAGE_BYTES, read_reply
+from batchchat.send.reply import provider_errors as errorwords
+from batchchat.send.reply.failures import Verdict, verdict
+from batchchat.send.reply.reply import MAX_MESSAGE_BYTES, read_reply
 
 NOW = 1_700_000_000.0
 DAY_S = 86_400.0

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from batchchat.send.timelimits import Alarm, Deadline, TimeLimits
+from batchchat.send.http.deadline import Alarm, Deadline, TimeLimits
 
 LIMITS = TimeLimits(connect_s=1, first_byte_s=1, idle_s=1, total_s=0.2)
 

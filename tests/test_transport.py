@@ -17,10 +17,10 @@ import httpx
 import pytest
 
 from batchchat.records import Failure
-from batchchat.send.exchange import RACE_S
-from batchchat.send.failures import Verdict, is_race, verdict
-from batchchat.send.timelimits import TimeLimits
-from batchchat.send.transport import LINGER_S, Reply, Transport, proxy_for
+from batchchat.send.http.connection import RACE_S
+from batchchat.send.http.deadline import TimeLimits
+from batchchat.send.http.transport import LINGER_S, Reply, Transport, proxy_for
+from batchchat.send.reply.failures import Verdict, is_race, verdict
 
 KEY = "sk-secret-1234567890"
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -7,14 +7,9 @@ from dataclasses import replace
 import pytest
 
 from batchchat.records import ChatRequest, Failure
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.counts import Counts
-from batchchat.send.failures import CLOSED_WHILE_IDLE
-from batchchat.send.limits import RateLimits
-from batchchat.send.row import Pending
-from batchchat.send.rules import Endpoint, Limits, Rules
-from batchchat.send.steps import RetryAt, Stop
-from batchchat.send.trouble import (
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.limits.rate_limits import RateLimits
+from batchchat.send.policy.failure_policy import (
     OUTAGE_ROWS,
     REST_PATIENCE_S,
     UNREACHED_TRIES,
@@ -23,6 +18,11 @@ from batchchat.send.trouble import (
     GiveUp,
     Trouble,
 )
+from batchchat.send.policy.rules import Endpoint, Limits, Rules
+from batchchat.send.reply.failures import CLOSED_WHILE_IDLE
+from batchchat.send.state.counts import Counts
+from batchchat.send.state.row import Pending
+from batchchat.send.state.steps import RetryAt, Stop
 from tests.scheduled import never, slot_at
 
 REFUSED = Failure("connect", "cannot connect to api:443: Connection refused")

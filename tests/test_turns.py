@@ -25,12 +25,12 @@ from batchchat.records import (
     Progress,
     Usage,
 )
-from batchchat.send.concurrency import Concurrency
-from batchchat.send.limits import RateLimits
-from batchchat.send.rules import EMPTY_TRIES, Send
-from batchchat.send.schedule import Schedule
-from batchchat.send.structured import Structure
-from batchchat.send.transport import Reply
+from batchchat.send.http.transport import Reply
+from batchchat.send.limits.concurrency import Concurrency
+from batchchat.send.limits.rate_limits import RateLimits
+from batchchat.send.policy.rules import EMPTY_TRIES, Send
+from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.structured.judge import Structure
 from tests.scheduled import schedule_over
 from tests.test_schedule import ANSWER, HANG_S, MemoryStore, refusal
 

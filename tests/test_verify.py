@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 
 from batchchat import pipeline, verifying
+from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.jobfile import load_job
-from batchchat.keep.billing import Billed
-from batchchat.keep.checkpoint import open_checkpoint
 from batchchat.verifying import Verification
 from batchchat.write.columns import answer_columns
 from batchchat.write.compare import Comparison

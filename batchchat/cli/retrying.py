@@ -30,7 +30,7 @@ class RetryingCommand(click.Command):
 
 
 def _is_value(text: str) -> bool:
-    from batchchat.send.failures import KINDS
+    from batchchat.send.reply.failures import KINDS
 
     is_known = all(word in {*KINDS, _EVERY} for word in text.split(","))
     return is_known or (_WORDS.fullmatch(text) is not None and not Path(text).exists())
@@ -44,7 +44,7 @@ def kinds_to_retry(values: tuple[str, ...]) -> bool | frozenset[str]:
     """
     if not values:
         return False
-    from batchchat.send.failures import KINDS
+    from batchchat.send.reply.failures import KINDS
 
     words = [word.strip() for value in values for word in value.split(",")]
     for word in words:

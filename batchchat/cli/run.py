@@ -79,7 +79,7 @@ def run(
 
 
 def _say_what_is_waited_for(plan: Plan, options: RunOptions) -> None:
-    from batchchat.keep.lock import is_locked
+    from batchchat.checkpoint.lock import is_locked
 
     if options.wait_lock_s and not options.is_quiet and is_locked(plan.checkpoint_path):
         say_line(f"{plan.checkpoint_path} is in use by a live run; waiting for its end")

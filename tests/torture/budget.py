@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batchchat.checkpoint.store import open_checkpoint
 from batchchat.jobfile import load_job
-from batchchat.keep.checkpoint import open_checkpoint
 from tests.torture.answers import said
 from tests.torture.figures import Line
 from tests.torture.stage import WORDS, Server, command, scripted_server, started, write_job, write_texts

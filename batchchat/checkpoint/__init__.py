@@ -1,0 +1,1 @@
+"""The map from request to answer, in SQLite."""

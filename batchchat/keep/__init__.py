@@ -1,1 +1,0 @@
-"""keep: the checkpoint, a map from request to answer."""

@@ -1,0 +1,1 @@
+"""The bytes of a reply as a completion or a failure."""

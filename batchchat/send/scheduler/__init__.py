@@ -1,0 +1,1 @@
+"""From rows to stored outcomes: slots, queue, feed and commits."""
