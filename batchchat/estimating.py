@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from statistics import fmean
 
-from batchchat import pipeline
 from batchchat.asking import Asking, endpoint_of
 from batchchat.checkpoint.distinct_requests import Census, Counted, taken_census
 from batchchat.checkpoint.salvage import salvaged_copy
@@ -25,7 +24,8 @@ from batchchat.errors import CheckpointDamagedError, CheckpointMissingError
 from batchchat.extrapolation import Others
 from batchchat.figures import Known, Measured, figures
 from batchchat.job import Request
-from batchchat.pipeline import Plan
+from batchchat.pipeline import ask_aside
+from batchchat.plan import Plan, chunks, opened, remembering
 from batchchat.prices import Prices, price_of
 from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Outcome, Price, Settled
 from batchchat.send.budget.cost import cost_usd
@@ -69,14 +69,14 @@ def sampled(plan: Plan, api_key: str | None, count: int) -> Estimate:
     """Ask a sample of `count` rows for real, keep their answers, and return what a run would ask beyond that.
 
     Raises:
-        BatchchatError: as `pipeline.run`.
+        BatchchatError: as `run`.
     """
     prices = known_prices(plan.job, api_key)
     price = prices.one
     with ExitStack() as stack:
         census = stack.enter_context(taken_census())
-        checkpoint = stack.enter_context(pipeline.opened(plan))
-        plan = stack.enter_context(pipeline.remembering(plan))
+        checkpoint = stack.enter_context(opened(plan))
+        plan = stack.enter_context(remembering(plan))
         unaskable = _take(plan, census, _standings(checkpoint, notes_samples=True))
         chosen = census.spread(count, (OPEN, *SAMPLED.values()))
         known_before = checkpoint.find(chosen)
@@ -109,14 +109,14 @@ def _as_it_is(plan: Plan) -> Iterator[tuple[Plan, Checkpoint | None]]:
         except CheckpointDamagedError as damage:
             plan = replace(plan, checkpoint_path=stack.enter_context(salvaged_copy(plan.checkpoint_path, damage)))
             checkpoint = stack.enter_context(open_checkpoint(plan.checkpoint_path, is_read_only=True))
-        yield stack.enter_context(pipeline.remembering(plan, is_read_only=True)), checkpoint
+        yield stack.enter_context(remembering(plan, is_read_only=True)), checkpoint
 
 
 def _take(plan: Plan, census: Census, standings: Callable[[Sequence[bytes]], dict[bytes, str]]) -> int:
     """Count the requests of all rows; return how many rows make none."""
     unaskable = 0
     allowed = _allowed(plan.job.request)
-    for chunk in pipeline.chunks(plan):
+    for chunk in chunks(plan):
         unaskable += chunk.failed_row_count
         found = standings([request.key for request in chunk.requests])
         census.count(
@@ -167,14 +167,14 @@ def _ask(plan: Plan, api_key: str | None, prices: Prices, checkpoint: Checkpoint
         return 0
     with shown(f"{plan.job.name} (sample)", len(keys), is_quiet=False) as observe:
         asking = Asking(plan.job, api_key, checkpoint=checkpoint, structure=plan.structure, prices=prices)
-        progress = pipeline.ask_aside(asking, _only(plan, keys), row_count=len(keys), observe=observe)
+        progress = ask_aside(asking, _only(plan, keys), row_count=len(keys), observe=observe)
     return progress.concurrency
 
 
 def _only(plan: Plan, keys: set[bytes]) -> Iterator[Chunk]:
     """Yield the requests of some keys, each once."""
     missing = set(keys)
-    for chunk in pipeline.chunks(plan):
+    for chunk in chunks(plan):
         requests = {request.key: request for request in chunk.requests if request.key in missing}
         missing -= requests.keys()
         if requests:

@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchchat import pipeline
 from batchchat.apikey import api_key
 from batchchat.asking import StopSwitch
 from batchchat.errors import InterruptedRunError
 from batchchat.jobfile import LoadedJob, job_from_mapping, load_job
+from batchchat.pipeline import RunOptions
+from batchchat.pipeline import run as run_plan
+from batchchat.plan import prepare
 from batchchat.runs import RunSummary
 from batchchat.runsummary import ended_object, notify
 from batchchat.write.collector import Collector
@@ -37,7 +39,7 @@ def run(
 ) -> pl.DataFrame:
     """Run a job as `batchchat.run` documents it."""
     loaded = job_from_mapping(job, Path.cwd()) if isinstance(job, Mapping) else load_job(Path(job))
-    options = pipeline.RunOptions(transport=transport)
+    options = RunOptions(transport=transport)
 
     def call() -> pl.DataFrame:
         return _run(loaded, frame, options)
@@ -45,11 +47,11 @@ def run(
     return _in_own_thread(call, options.stop_switch) if _is_in_event_loop() else call()
 
 
-def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, options: pipeline.RunOptions) -> pl.DataFrame:
+def _run(loaded: LoadedJob, frame: pl.DataFrame | pl.LazyFrame | None, options: RunOptions) -> pl.DataFrame:
     try:
-        plan = pipeline.prepare(loaded, frame)
+        plan = prepare(loaded, frame)
         collector = Collector(plan.output, plan.source.schema)
-        _notify(loaded, pipeline.run(plan, api_key(loaded), options, collector))
+        _notify(loaded, run_plan(plan, api_key(loaded), options, collector))
     except BaseException as error:
         _notify(loaded, error)
         raise

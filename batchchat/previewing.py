@@ -8,10 +8,11 @@ from typing import Any
 
 import orjson
 
-from batchchat import pipeline
 from batchchat.apikey import api_key
 from batchchat.asking import Asking
 from batchchat.jobfile import LoadedJob
+from batchchat.pipeline import ask_aside
+from batchchat.plan import Plan, opened, prepare, prepared_rows
 from batchchat.prompt.media import MediaError, build
 from batchchat.records import Answer, ChatRequest, Chunk, Failure, Outcome, Row
 from batchchat.spending import known_prices
@@ -21,17 +22,17 @@ def preview(loaded: LoadedJob, count: int, *, sends: bool) -> list[dict[str, Any
     """Return an object for each of the first rows: `row`, `url`, `request`, and `answer` or `error` if there is one.
 
     Raises:
-        BatchchatError: as `pipeline.prepare`; with `sends` as `pipeline.run`.
+        BatchchatError: as `prepare`; with `sends` as `run`.
     """
-    plan = pipeline.prepare(loaded)
-    rows = list(islice(pipeline.prepared_rows(plan), count))
+    plan = prepare(loaded)
+    rows = list(islice(prepared_rows(plan), count))
     outcomes = _send(loaded, plan, rows) if sends else {}
     endpoint = plan.job.endpoint
     url = "the embedded endpoint" if endpoint.is_embedded else f"{endpoint.resolved_base_url}/chat/completions"
     return [_shown(url, row, made=_built(plan, made), outcomes=outcomes) for row, made in rows]
 
 
-def _built(plan: pipeline.Plan, made: ChatRequest | Failure) -> ChatRequest | Failure:
+def _built(plan: Plan, made: ChatRequest | Failure) -> ChatRequest | Failure:
     """Return a request with the body that is sent: local images and videos in their places."""
     if isinstance(made, Failure) or not made.media:
         return made
@@ -41,15 +42,13 @@ def _built(plan: pipeline.Plan, made: ChatRequest | Failure) -> ChatRequest | Fa
         return Failure("media", str(error))
 
 
-def _send(
-    loaded: LoadedJob, plan: pipeline.Plan, rows: list[tuple[Row, ChatRequest | Failure]]
-) -> dict[bytes, Outcome | None]:
+def _send(loaded: LoadedJob, plan: Plan, rows: list[tuple[Row, ChatRequest | Failure]]) -> dict[bytes, Outcome | None]:
     requests = [made for _, made in rows if isinstance(made, ChatRequest)]
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
-    with pipeline.opened(plan) as checkpoint:
+    with opened(plan) as checkpoint:
         asking = Asking(plan.job, key, checkpoint=checkpoint, structure=plan.structure, prices=prices)
-        pipeline.ask_aside(asking, iter([Chunk(requests)]), len(requests))
+        ask_aside(asking, iter([Chunk(requests)]), len(requests))
         keys = [request.key for request in requests]
         return dict(zip(keys, checkpoint.outcomes(keys), strict=True))
 

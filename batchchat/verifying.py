@@ -16,7 +16,7 @@ from typing import Any
 from batchchat.checkpoint.output_segments import open_segments
 from batchchat.checkpoint.shared_cost import Billed
 from batchchat.checkpoint.store import Checkpoint, open_checkpoint
-from batchchat.pipeline import Plan, remembering
+from batchchat.plan import Plan, remembering
 from batchchat.records import Answer, Batch, FailedRow, Outcome
 from batchchat.show.printable import on_one_line, one_line
 from batchchat.write.append import content_digest

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from batchchat.checkpoint.store import Checkpoint
     from batchchat.jobfile import LoadedJob
-    from batchchat.pipeline import Plan
+    from batchchat.plan import Plan
     from batchchat.read.source import Source
 
 

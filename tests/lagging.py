@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from batchchat.asking import StopSwitch
 from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions, prepare, run
+from batchchat.pipeline import RunOptions, run
+from batchchat.plan import prepare
 from batchchat.send.scheduler.scheduler import Schedule
 
 BEAT_S = 0.005

@@ -13,9 +13,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import batchchat
-from batchchat import pipeline, verifying
+from batchchat import verifying
 from batchchat.errors import JobError, OutputError
+from batchchat.exporting import export
 from batchchat.jobfile import load_job
+from batchchat.pipeline import RunOptions
+from batchchat.pipeline import run as run_plan
+from batchchat.plan import prepare
 from tests.running import ROOT, write_csv, write_job
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -38,12 +42,12 @@ class Place:
 
     def append(self, suffix: str, night: str = "night1.csv", **changes: Any) -> None:
         """Run the job, here: processes of their own would only take longer."""
-        plan = pipeline.prepare(load_job(self.job(suffix, night, **changes)))
-        pipeline.run(plan, None, pipeline.RunOptions(is_quiet=True))
+        plan = prepare(load_job(self.job(suffix, night, **changes)))
+        run_plan(plan, None, RunOptions(is_quiet=True))
 
     def export(self, suffix: str, night: str = "night1.csv") -> None:
         """Export the job."""
-        pipeline.export(pipeline.prepare(load_job(self.job(suffix, night))))
+        export(prepare(load_job(self.job(suffix, night))))
 
     def night(self, number: int, *texts: str) -> None:
         """Write the input of a night."""
@@ -124,7 +128,7 @@ def test_answers_of_a_later_prompt_take_the_place_of_the_earlier(place: Place, s
     job["request"]["messages"][0]["content"] = "Say again: {{ text }}"
     (place.folder / "job.yaml").write_text(json.dumps(job))
     before = _rows(place.output(suffix))
-    pipeline.run(pipeline.prepare(load_job(place.folder / "job.yaml")), None, pipeline.RunOptions(is_quiet=True))
+    run_plan(prepare(load_job(place.folder / "job.yaml")), None, RunOptions(is_quiet=True))
     after = _rows(place.output(suffix))
     assert place.texts(suffix) == FIRST + SECOND
     assert after[3:] == before[3:]
@@ -290,7 +294,7 @@ def test_kill_while_the_file_is_replaced_doubles_no_row(place: Place, point: str
 
 def problems(place: Place, suffix: str, night: str) -> list[str]:
     """Return what verification finds wrong with a night's rows."""
-    plan = pipeline.prepare(load_job(place.job(suffix, night)), is_read_only=True)
+    plan = prepare(load_job(place.job(suffix, night)), is_read_only=True)
     return [one.problem for one in verifying.verify(plan).differences]
 
 

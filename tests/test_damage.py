@@ -17,13 +17,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchchat import pipeline
 from batchchat.checkpoint.files import set_aside
 from batchchat.checkpoint.salvage import open_whole, salvaged_copy
 from batchchat.checkpoint.store import open_checkpoint
 from batchchat.checkpoint.tables import with_checksum
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
+from batchchat.exporting import export
 from batchchat.jobfile import load_job
+from batchchat.plan import prepare
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
@@ -462,7 +463,7 @@ def job(tmp_path: Path) -> Iterator[Path]:
 
 def exported(job: Path, output: Path) -> list[str]:
     """Export to a file, and return what is said about the checkpoint."""
-    return list(pipeline.export(pipeline.prepare(load_job(job, overrides={("output", "path"): output}))))
+    return list(export(prepare(load_job(job, overrides={("output", "path"): output}))))
 
 
 @pytest.mark.slow

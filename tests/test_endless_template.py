@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from batchchat import pipeline
 from batchchat.checkpoint.store import open_checkpoint
 from batchchat.jobfile import load_job
+from batchchat.plan import opened, prepare
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, batchchat, write_csv, write_job
@@ -84,7 +84,7 @@ def write_endless(folder: Path, answered: int = 0, **changes: object) -> Path:
 def test_signal_ends_a_command_whose_template_never_ends(tmp_path: Path, command: str, number: int) -> None:
     """At once: nothing is in flight. The temporary file of an export goes."""
     job = write_endless(tmp_path)
-    with pipeline.opened(pipeline.prepare(load_job(job))):
+    with opened(prepare(load_job(job))):
         pass
     before = set(tmp_path.iterdir())
     with announcing(command, job) as process:

@@ -16,11 +16,14 @@ from typing import Any
 
 import pytest
 
-from batchchat import estimating, pipeline
+from batchchat import estimating
 from batchchat.extrapolation import Others, fit, margin, student
 from batchchat.figures import Known, Measured, figures
 from batchchat.job import Job
 from batchchat.jobfile import load_job
+from batchchat.pipeline import RunOptions
+from batchchat.pipeline import run as run_plan
+from batchchat.plan import Plan, opened, prepare, prepared_rows
 from batchchat.records import Price
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
@@ -34,10 +37,10 @@ PRICE = {"input": 3, "output": 15}
 WORDS = ("parcel", "late", "invoice", "a", "customer service", "refund", "the")
 
 
-def prepared(folder: Path, settings: Sequence[str], limit: int | None) -> pipeline.Plan:
+def prepared(folder: Path, settings: Sequence[str], limit: int | None) -> Plan:
     """Return the folder's job, prepared."""
     overrides: dict[tuple[str | int, ...], Any] = {("input", "limit"): limit} if limit else {}
-    return pipeline.prepare(load_job(folder / "job.yaml", settings=settings, overrides=overrides))
+    return prepare(load_job(folder / "job.yaml", settings=settings, overrides=overrides))
 
 
 def estimated(folder: Path, *settings: str, limit: int | None = None, sample: int | None = None) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def estimated(folder: Path, *settings: str, limit: int | None = None, sample: in
 
 def run(folder: Path, *settings: str, limit: int | None = None) -> None:
     """Run the job, without a process of its own."""
-    pipeline.run(prepared(folder, settings, limit), None, pipeline.RunOptions(is_quiet=True))
+    run_plan(prepared(folder, settings, limit), None, RunOptions(is_quiet=True))
 
 
 def request(**parameters: Any) -> dict[str, Any]:
@@ -219,7 +222,7 @@ def until(is_so: Any) -> None:
 def test_fresh_run_is_estimated_as_asking_everything(place: Path) -> None:
     """`run --fresh` asks what was answered, and the old answers still tell what that takes."""
     run(place)
-    plan = pipeline.prepare(load_job(place / "job.yaml"))
+    plan = prepare(load_job(place / "job.yaml"))
     found = estimating.estimate(plan, None, is_fresh=True)
     assert found.requests.value == 291
     assert found.cost_usd.value == pytest.approx(billed(place, 0), rel=0.01)
@@ -256,11 +259,11 @@ def test_sample_is_spread_over_what_is_not_asked(place: Path) -> None:
     run(place, limit=90)
     before = asked(place)
     estimated(place, sample=20)
-    plan = pipeline.prepare(load_job(place / "job.yaml"))
-    with pipeline.opened(plan) as checkpoint:
+    plan = prepare(load_job(place / "job.yaml"))
+    with opened(plan) as checkpoint:
         chosen = [
             row.number
-            for row, made in pipeline.prepared_rows(plan)
+            for row, made in prepared_rows(plan)
             if made.key in checkpoint.made_outside_runs([made.key])  # type: ignore[union-attr]
         ]
     assert asked(place) - before == len(chosen) == 20
@@ -329,10 +332,10 @@ def sampled_and_true(folder: Path, base_url: str, seed: int) -> tuple[Estimate, 
     # The rows of a sample depend on the endpoint's name, which otherwise is its address.
     endpoint = {"base_url": base_url, "name": "billing"}
     job = write_job(folder, endpoint=endpoint, request=asking, price=PRICE, limits={"concurrency": 4})
-    plan = pipeline.prepare(load_job(job))
+    plan = prepare(load_job(job))
     found = estimating.sampled(plan, None, 50)
-    with pipeline.opened(plan) as checkpoint:
-        made = [(row, request) for row, request in pipeline.prepared_rows(plan)]
+    with opened(plan) as checkpoint:
+        made = [(row, request) for row, request in prepared_rows(plan)]
         outcomes = checkpoint.outcomes([request.key for _, request in made])  # type: ignore[union-attr]
     left = [usage_of(row.values["text"]) for (row, _), one in zip(made, outcomes, strict=True) if one is None]
     assert len(left) == 350

@@ -9,7 +9,7 @@ from PIL import Image
 from polars.testing import assert_frame_equal
 
 from batchchat.jobfile import load_job
-from batchchat.pipeline import prepare
+from batchchat.plan import prepare
 from batchchat.verifying import verify
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat

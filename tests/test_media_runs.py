@@ -21,7 +21,7 @@ from PIL import Image
 
 import batchchat
 from batchchat.jobfile import job_from_mapping, load_job
-from batchchat.pipeline import CHUNK_MEDIA_BYTES, CHUNK_ROWS, chunks, prepare
+from batchchat.plan import CHUNK_MEDIA_BYTES, CHUNK_ROWS, chunks, prepare
 from batchchat.prompt.media import Unremembered
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings

@@ -7,9 +7,12 @@ import polars as pl
 import pytest
 
 import batchchat
-from batchchat import pipeline, verifying
+from batchchat import verifying
 from batchchat.errors import JobError, OutputError
 from batchchat.jobfile import load_job
+from batchchat.pipeline import RunOptions
+from batchchat.pipeline import run as run_plan
+from batchchat.plan import prepare
 from batchchat.runs import RunSummary
 from tests.running import batchchat as command
 from tests.running import write_csv, write_job
@@ -39,8 +42,8 @@ class Place:
 
     def run(self, **changes: Any) -> RunSummary:
         """Run the job."""
-        plan = pipeline.prepare(load_job(self.job(**changes)))
-        return pipeline.run(plan, None, pipeline.RunOptions(is_quiet=True))
+        plan = prepare(load_job(self.job(**changes)))
+        return run_plan(plan, None, RunOptions(is_quiet=True))
 
     def written(self, folder: str = "out") -> dict[str, list[str]]:
         """Return the texts in each output file; each stands beside its own answer."""
@@ -171,7 +174,7 @@ def test_append_and_frames_have_no_folder(place: Place) -> None:
 def test_folder_verifies_until_one_of_its_files_is_changed(place: Place) -> None:
     """Every file is compared with its own input; the difference names the file."""
     place.run()
-    plan = pipeline.prepare(load_job(place.job()), is_read_only=True)
+    plan = prepare(load_job(place.job()), is_read_only=True)
     whole = verifying.verify(plan)
     assert (whole.differences, whole.rows_answered) == ([], 5)
     changed = place.folder / "out" / "mon" / "b.csv"
@@ -187,7 +190,7 @@ def test_folder_verifies_until_one_of_its_files_is_changed(place: Place) -> None
 def test_missing_file_of_a_folder_is_a_difference_and_a_folder_without_any_is_an_error(place: Place) -> None:
     """One that went is told beside what the others have; where none is, there is nothing to compare."""
     place.run()
-    plan = pipeline.prepare(load_job(place.job()), is_read_only=True)
+    plan = prepare(load_job(place.job()), is_read_only=True)
     gone = place.folder / "out" / "mon" / "b.csv"
     gone.unlink()
     (found,) = verifying.verify(plan).differences

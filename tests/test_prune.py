@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from batchchat import pipeline
 from batchchat.checkpoint.files import shrinking_mark
 from batchchat.checkpoint.tables import COLUMNS, run_of, run_row
 from batchchat.jobfile import load_job
+from batchchat.pipeline import RunOptions
+from batchchat.pipeline import run as run_plan
+from batchchat.plan import prepare
 from tests.running import Ended, batchchat, write_csv, write_job
 
 DAY_S = 86_400
@@ -28,7 +30,7 @@ class Place:
         """Run the job on rows, let that be so many days ago, and return how many requests it took."""
         write_csv(self.folder / "rows.csv", texts)
         job = write_job(self.folder, endpoint=self.endpoint)
-        summary = pipeline.run(pipeline.prepare(load_job(job)), None, pipeline.RunOptions(is_quiet=True))
+        summary = run_plan(prepare(load_job(job)), None, RunOptions(is_quiet=True))
         self._let_the_last_run_be(days_ago)
         return summary.progress.requests_sent
 

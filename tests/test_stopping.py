@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from batchchat import pipeline
 from batchchat.jobfile import load_job
+from batchchat.plan import opened, prepare, prepared_rows
 from batchchat.records import Answer, ChatRequest, Completion, Progress
 from tests.running import ROOT, Ended, batchchat, write_csv, write_job
 
@@ -59,12 +59,12 @@ def job(tmp_path: Path) -> Path:
     """Return a job all of whose rows are answered, and whose endpoint is not there."""
     write_csv(tmp_path / "rows.csv", [f"parcel number {number}" for number in range(ROWS)])
     job = write_job(tmp_path, endpoint={"base_url": "http://127.0.0.1:9/v1", "name": "gone"})
-    plan = pipeline.prepare(load_job(job))
-    with pipeline.opened(plan) as checkpoint:
+    plan = prepare(load_job(job))
+    with opened(plan) as checkpoint:
         checkpoint.start_run(ROWS)
         answers = [
             (made.key, Answer(Completion("yes"), b"{}", 1.0, 1))
-            for _, made in pipeline.prepared_rows(plan)
+            for _, made in prepared_rows(plan)
             if isinstance(made, ChatRequest)
         ]
         checkpoint.commit(answers, Progress(rows_answered=ROWS))

@@ -13,10 +13,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchchat import pipeline, verifying
+from batchchat import verifying
 from batchchat.checkpoint.shared_cost import Billed
 from batchchat.checkpoint.store import open_checkpoint
+from batchchat.exporting import export
 from batchchat.jobfile import load_job
+from batchchat.plan import prepare
 from batchchat.verifying import Verification
 from batchchat.write.columns import answer_columns
 from batchchat.write.compare import Comparison
@@ -40,15 +42,15 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_job(folder, input={"path": "rows.csv", "id": "id"}, request=request)
     assert batchchat("run", path, "--quiet").code == 0
     for suffix in SUFFIXES:
-        plan = pipeline.prepare(load_job(path, overrides={("output", "path"): folder / f"out{suffix}"}))
-        pipeline.export(plan)
+        plan = prepare(load_job(path, overrides={("output", "path"): folder / f"out{suffix}"}))
+        export(plan)
     return path
 
 
 def verified(job: Path, output: Path, *settings: str) -> Verification:
     """Verify an output of the job."""
     loaded = load_job(job, settings=settings, overrides={("output", "path"): output})
-    return verifying.verify(pipeline.prepare(loaded, is_read_only=True))
+    return verifying.verify(prepare(loaded, is_read_only=True))
 
 
 def lines(job: Path, output: Path, *settings: str) -> list[str]:
@@ -261,7 +263,7 @@ def test_every_flipped_byte_of_a_parquet_file_is_found_or_means_nothing(tmp_path
     assert batchchat("run", job, "--quiet").code == 0
     output = tmp_path / "out.parquet"
     content, right = output.read_bytes(), pl.read_parquet(output)
-    plan = pipeline.prepare(load_job(job), is_read_only=True)
+    plan = prepare(load_job(job), is_read_only=True)
     assert verifying.verify(plan).differences == []
     passed = 0
     for number, at in enumerate(range(0, len(content), 37)):
@@ -346,7 +348,7 @@ def test_stale_output_of_an_earlier_run_is_found(job: Path, tmp_path: Path) -> N
 def test_settings_of_the_output_are_honoured(job: Path, tmp_path: Path, settings: list[str], suffix: str) -> None:
     """What the job writes with its settings passes with the same, and is another table without."""
     output = tmp_path / f"out{suffix}"
-    pipeline.export(pipeline.prepare(load_job(job, settings=settings, overrides={("output", "path"): output})))
+    export(prepare(load_job(job, settings=settings, overrides={("output", "path"): output})))
     assert verified(job, output, *settings).differences == []
     if suffix == ".csv" or "spreadsheet" not in settings[0]:
         assert verified(job, output).differences
@@ -391,7 +393,7 @@ def test_unfinished_run_leaves_rows_unasked(tmp_path: Path) -> None:
     with open_checkpoint(next(tmp_path.rglob("*.sqlite"))) as checkpoint:
         checkpoint.start_run(3)
         checkpoint.end_run("stopped by SIGTERM")
-    pipeline.export(pipeline.prepare(loaded))
+    export(prepare(loaded))
     found = verified(job, tmp_path / "out.parquet")
     assert (found.differences, found.rows_answered, found.rows_unasked) == ([], 2, 1)
     assert "1 not asked yet: the last run did not come to its end (stopped by SIGTERM)" in verifying.as_lines(found)[0]
@@ -417,7 +419,7 @@ def test_rows_that_cannot_be_asked_have_their_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_part_of_a_file_is_compared_alone(job: Path, suffix: str) -> None:
     """Rows that stand before those to be compared are skipped, and no others."""
-    plan = pipeline.prepare(load_job(job))
+    plan = prepare(load_job(job))
     output = job.with_name(f"out{suffix}")
     first, last = plan.source.batches(values_of=plan.prompt.template.columns)
     with (

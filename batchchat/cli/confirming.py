@@ -11,7 +11,8 @@ from batchchat.cli.console import say_line
 from batchchat.errors import NotConfirmedError
 
 if TYPE_CHECKING:
-    from batchchat.pipeline import Plan, RunOptions
+    from batchchat.pipeline import RunOptions
+    from batchchat.plan import Plan
 
 
 def confirm(plan: Plan, api_key: str | None, options: RunOptions) -> None:

@@ -44,11 +44,12 @@ def export(load: Callable[[], LoadedJob]) -> None:
 
     The other rows have nulls.
     """
-    from batchchat import pipeline
+    from batchchat.exporting import export
+    from batchchat.plan import prepare
 
     let_signals_raise()
-    plan = pipeline.prepare(load())
-    for note in pipeline.export(plan):
+    plan = prepare(load())
+    for note in export(plan):
         complain(note)
     say_line(f"{plan.job.name}: {plan.source.total_rows:,} rows written to {plan.job.output.path}")
 
@@ -62,10 +63,11 @@ def verify(load: Callable[[], LoadedJob], is_json: bool) -> None:
     It must be what the input and the checkpoint give, row by row and value by value. Exits with 1, and the first
     difference, when it is not.
     """
-    from batchchat import pipeline, verifying
+    from batchchat import verifying
+    from batchchat.plan import prepare
 
     let_signals_raise()
-    plan = pipeline.prepare(load(), is_read_only=True)
+    plan = prepare(load(), is_read_only=True)
     verification = verifying.verify(plan)
     if is_json:
         print_object(verifying.as_object(verification))

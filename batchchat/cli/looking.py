@@ -27,18 +27,18 @@ def check(load: Callable[[], LoadedJob]) -> None:
     That is its file, columns, output, key, and what every row would send. Exits with 1 when there are rows that cannot
     be turned into a request; they would fail.
     """
-    from batchchat import pipeline
     from batchchat.apikey import api_key, key_note
+    from batchchat.plan import prepare, unaskable_rows
     from batchchat.show.estimate import price_line
     from batchchat.spending import known_prices
 
     let_signals_raise()
     loaded = load()
-    plan = pipeline.prepare(loaded)
+    plan = prepare(loaded)
     key = api_key(loaded)
     prices = known_prices(plan.job, key)
     failures = 0
-    for row, failure in pipeline.unaskable_rows(plan):
+    for row, failure in unaskable_rows(plan):
         failures += 1
         if failures <= 10:
             complain(f"row {row.name}: {failure.message}")
@@ -80,13 +80,14 @@ def estimate(load: Callable[[], LoadedJob], sample_count: int | None, is_json: b
     In requests, tokens, dollars and minutes, each with where the figure comes from. With --sample it asks N rows first,
     spread over those that no run has asked, and says how sure the figures are.
     """
-    from batchchat import estimating, pipeline
+    from batchchat import estimating
     from batchchat.apikey import api_key, key_if_any
+    from batchchat.plan import prepare
     from batchchat.show import estimate as show
 
     let_signals_raise()
     loaded = load()
-    plan = pipeline.prepare(loaded)
+    plan = prepare(loaded)
     if sample_count is None:
         found = estimating.estimate(plan, key_if_any(loaded))
     else:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchchat.jobfile import LoadedJob
-    from batchchat.pipeline import Plan, RunOptions
+    from batchchat.pipeline import RunOptions
+    from batchchat.plan import Plan
     from batchchat.runs import RunSummary
     from batchchat.show.progress import LogFormat
 
@@ -55,20 +56,22 @@ def run(
     Asks every row that has no answer.
     """
     with importing():
-        from batchchat import pipeline
         from batchchat.apikey import api_key
+        from batchchat.pipeline import RunOptions
+        from batchchat.pipeline import run as run_plan
+        from batchchat.plan import prepare
 
     let_signals_raise()
-    options = pipeline.RunOptions(kinds_to_retry(retried), fresh, quiet, log_format, wait_lock_s)
+    options = RunOptions(kinds_to_retry(retried), fresh, quiet, log_format, wait_lock_s)
     loaded: LoadedJob | None = None
     try:
         loaded = load()
         require_output(loaded)
-        plan = pipeline.prepare(loaded)
+        plan = prepare(loaded)
         key = api_key(loaded)
         confirm(plan, key, options)
         _say_what_is_waited_for(plan, options)
-        summary = pipeline.run(plan, key, options)
+        summary = run_plan(plan, key, options)
     except (SystemExit, click.exceptions.Exit, click.Abort):
         raise
     except BaseException as error:

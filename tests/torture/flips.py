@@ -18,9 +18,12 @@ from typing import Any
 
 import polars as pl
 
-from batchchat import pipeline
 from batchchat.errors import BatchchatError
+from batchchat.exporting import export
 from batchchat.jobfile import load_job
+from batchchat.pipeline import RunOptions
+from batchchat.pipeline import run as run_plan
+from batchchat.plan import Plan, prepare
 from tests.torture.answers import digest_of_text, said
 from tests.torture.checker import answer_of, row_answer
 from tests.torture.figures import Line
@@ -140,9 +143,9 @@ def _flipped(one: Flip, into: Path) -> Path:
     return into / "checkpoint" / "torture.sqlite"
 
 
-def _plan(job: Path, checkpoint: Path, output: Path) -> pipeline.Plan:
+def _plan(job: Path, checkpoint: Path, output: Path) -> Plan:
     places: dict[tuple[str | int, ...], Any] = {("checkpoint", "path"): checkpoint, ("output", "path"): output}
-    return pipeline.prepare(load_job(job, overrides=places))
+    return prepare(load_job(job, overrides=places))
 
 
 def _export_flipped(job: Path, reference: Path, one: Flip) -> tuple[str, str]:
@@ -150,7 +153,7 @@ def _export_flipped(job: Path, reference: Path, one: Flip) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.parquet"
         try:
-            pipeline.export(_plan(job, _flipped(one, Path(folder)), output))
+            export(_plan(job, _flipped(one, Path(folder)), output))
         except BatchchatError as error:
             return "refused", str(error)
         except Exception as error:
@@ -178,7 +181,7 @@ def _run_flipped(job: Path, one: Flip) -> tuple[str, str]:
         output = Path(folder) / "out.parquet"
         try:
             plan = _plan(job, _flipped(one, Path(folder)), output)
-            summary = pipeline.run(plan, None, pipeline.RunOptions(is_quiet=True))
+            summary = run_plan(plan, None, RunOptions(is_quiet=True))
         except BatchchatError as error:
             return "refused", str(error)
         except Exception as error:
