@@ -39,6 +39,6 @@ def run(
     Raises:
         batchchat.errors.BatchchatError: the job cannot run, or was stopped; the checkpoint keeps what was answered.
     """
-    from batchchat import notebook
+    from batchchat.commands import notebook
 
     return notebook.run(job, frame, transport)

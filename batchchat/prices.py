@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from batchchat.job import Endpoint, Job, is_loopback
+from batchchat.job.job import Endpoint, Job, is_loopback
 from batchchat.records import Price
 from batchchat.send.http.price_list import listed_prices
 

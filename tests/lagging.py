@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from batchchat.asking import StopSwitch
-from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions, run
-from batchchat.plan import prepare
+from batchchat.commands.plan import prepare
+from batchchat.commands.run import RunOptions, run
+from batchchat.engines.in_process import StopSwitch
+from batchchat.job.file import load_job
 from batchchat.send.scheduler.scheduler import Schedule
 
 BEAT_S = 0.005

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from batchchat.apikey import api_key, explained, key_note
 from batchchat.errors import EndpointRefusedError, JobError
-from batchchat.job import PRESETS, Endpoint
-from batchchat.jobfile import LoadedJob, job_from_mapping
+from batchchat.job.api_key import api_key, explained, key_note
+from batchchat.job.file import LoadedJob, job_from_mapping
+from batchchat.job.job import PRESETS, Endpoint
 
 KEY, OTHER = "sk-canary-0123456789abcdef", "sk-other-9876543210fedcba"
 OXEN = "https://hub.oxen.ai/api/ai"

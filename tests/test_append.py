@@ -13,13 +13,13 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import batchchat
-from batchchat import verifying
+from batchchat.commands import verify as verifying
+from batchchat.commands.export import export
+from batchchat.commands.plan import prepare
+from batchchat.commands.run import RunOptions
+from batchchat.commands.run import run as run_plan
 from batchchat.errors import JobError, OutputError
-from batchchat.exporting import export
-from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions
-from batchchat.pipeline import run as run_plan
-from batchchat.plan import prepare
+from batchchat.job.file import load_job
 from tests.running import ROOT, write_csv, write_job
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")

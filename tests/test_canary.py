@@ -240,7 +240,7 @@ def test_key_amid_control_characters_is_on_no_terminal(rows: Path) -> None:
 CRASH = """
 import os
 from batchchat import __main__
-from batchchat.writing import write_output
+from batchchat.commands.output import write_output
 
 def crash(*_, **__):
     raise RuntimeError("a bug, by which the headers are said: Authorization: Bearer " + os.environ["TEST_KEY"])

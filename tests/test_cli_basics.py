@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from batchchat import __version__
 from batchchat.cli import main
-from batchchat.job import Checkpoint, Endpoint, Input, Job, Limits, Output, Request
+from batchchat.job.job import Checkpoint, Endpoint, Input, Job, Limits, Output, Request
 from tests.running import BATCHCHAT, ROOT, batchchat
 
 COMMANDS = [

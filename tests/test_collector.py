@@ -13,8 +13,8 @@ import pytest
 
 from batchchat.read.source import Source, frame_source, open_source
 from batchchat.records import Answer, Completion
-from batchchat.write.collector import Collector, FirstRows
 from batchchat.write.columns import COLUMNS, OutputPlan, answer_columns, plan_output
+from batchchat.write.frame_output import Collector, FirstRows
 
 YES = Answer(Completion("yes"), b"", 0.5, 1)
 

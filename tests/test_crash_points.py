@@ -31,7 +31,7 @@ WHILE_WRITING = ["before-rename", "after-rename"]
 # of one process, which has imported everything once.
 RUNS = """
 import os, sys
-import batchchat.pipeline, batchchat.show.summary
+import batchchat.commands.run, batchchat.show.summary
 from batchchat.__main__ import main
 
 for line in sys.stdin:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.errors import InputError
-from batchchat.prompt.plain import as_text
+from batchchat.prompt.json_text import as_text
 from batchchat.read.source import open_source
 
 

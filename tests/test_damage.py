@@ -21,10 +21,10 @@ from batchchat.checkpoint.files import set_aside
 from batchchat.checkpoint.salvage import open_whole, salvaged_copy
 from batchchat.checkpoint.store import open_checkpoint
 from batchchat.checkpoint.tables import with_checksum
+from batchchat.commands.export import export
+from batchchat.commands.plan import prepare
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointForeignError, CheckpointNewerError
-from batchchat.exporting import export
-from batchchat.jobfile import load_job
-from batchchat.plan import prepare
+from batchchat.job.file import load_job
 from batchchat.records import Answer, Completion, FailedRow, Failure, Outcome, Progress, Settled
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings

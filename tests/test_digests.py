@@ -15,7 +15,7 @@ import pytest
 from batchchat.checkpoint.media_digests import GATHERED, open_digests
 from batchchat.checkpoint.store import open_checkpoint
 from batchchat.errors import CheckpointDamagedError, CheckpointError
-from batchchat.prompt.media import MediaFolder
+from batchchat.prompt.media.folder import MediaFolder
 from batchchat.records import Answer, Completion, Progress
 
 DIGEST = bytes(range(20))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from batchchat.checkpoint.store import open_checkpoint
-from batchchat.jobfile import load_job
-from batchchat.plan import opened, prepare
+from batchchat.commands.plan import opened, prepare
+from batchchat.job.file import load_job
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import ROOT, batchchat, write_csv, write_job

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jinja2.exceptions import SecurityError
 
 from batchchat.prompt.environment import MAX_CHARACTERS, RowEnvironment
-from batchchat.prompt.media import MediaFolder, Unremembered
+from batchchat.prompt.media.folder import MediaFolder, Unremembered
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.prompt.template import RequestTemplate, compile_request
 from batchchat.records import ChatRequest, Failure, Row

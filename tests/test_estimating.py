@@ -16,20 +16,20 @@ from typing import Any
 
 import pytest
 
-from batchchat import estimating
-from batchchat.extrapolation import Others, fit, margin, student
-from batchchat.figures import Known, Measured, figures
-from batchchat.job import Job
-from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions
-from batchchat.pipeline import run as run_plan
-from batchchat.plan import Plan, opened, prepare, prepared_rows
+from batchchat.commands import estimate as estimating
+from batchchat.commands.plan import Plan, opened, prepare, prepared_rows
+from batchchat.commands.run import RunOptions
+from batchchat.commands.run import run as run_plan
+from batchchat.commands.status import job_status
+from batchchat.estimate.extrapolation import Others, fit, margin, student
+from batchchat.estimate.figures import Known, Measured, figures
+from batchchat.job.file import load_job
+from batchchat.job.job import Job
 from batchchat.records import Price
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from batchchat.show.estimate import Estimate, as_object
 from batchchat.show.printable import dollars
-from batchchat.status import job_status
 from tests.echoing import Echoing, Sent, completion
 from tests.running import BATCHCHAT, ROOT, batchchat, ledger, write_csv, write_job
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchchat.prompt.frame import framed, marks
-from batchchat.prompt.media import MediaFolder, Unremembered
+from batchchat.prompt.media.folder import MediaFolder, Unremembered
 from batchchat.prompt.request import Prompt, compile_prompt
 from batchchat.records import ChatRequest, Failure, Row
 

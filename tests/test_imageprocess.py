@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from batchchat.prompt import image
-from batchchat.prompt.imageprocess import ImageProcess
-from batchchat.prompt.mediafile import MediaError
+from batchchat.prompt.media import resize as image
+from batchchat.prompt.media.file import MediaError
+from batchchat.prompt.media.resize_process import ImageProcess
 from tests.running import ROOT
 
 pytestmark = pytest.mark.slow
@@ -189,7 +189,7 @@ def test_system_that_starts_no_process_costs_no_image(apart: ImageProcess, monke
 SCRIPT = """
 import signal, sys
 from pathlib import Path
-from batchchat.prompt.imageprocess import image_process
+from batchchat.prompt.media.resize_process import image_process
 signal.signal(signal.SIGINT, lambda *_: None)
 content = Path(sys.argv[1]).read_bytes()
 while sys.stdin.readline():

@@ -9,13 +9,13 @@ from contextlib import suppress
 
 import pytest
 
-from batchchat.interpreter import undisturbed
+from batchchat.runtime import undisturbed
 
 pytestmark = pytest.mark.slow
 
 IMPORTS = """
 import gc
-from batchchat.interpreter import importing
+from batchchat.runtime import importing
 looked = []
 gc.callbacks.append(lambda phase, info: looked.append(phase))
 gc.enable()

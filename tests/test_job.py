@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchchat import errors
 from batchchat.errors import BatchchatError, InterruptedRunError, JobError, Problem, TemplateError
-from batchchat.job import (
+from batchchat.job.job import (
     PRESETS,
     Checkpoint,
     Endpoint,

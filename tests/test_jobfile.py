@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from batchchat.errors import JobError, TemplateError
-from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
-from batchchat.jobfile import LoadedJob, job_from_mapping, load_job
-from batchchat.jobyaml import dotted
+from batchchat.job.file import LoadedJob, job_from_mapping, load_job
+from batchchat.job.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
+from batchchat.job.yaml import dotted
 from batchchat.prompt.template import compile_request
 
 REQUEST = "request:\n  model: m\n  messages:\n    - role: user\n      content: hi\n"

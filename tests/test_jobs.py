@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from polars.testing import assert_frame_equal
 
-from batchchat.jobfile import load_job
-from batchchat.plan import prepare
-from batchchat.verifying import verify
+from batchchat.commands.plan import prepare
+from batchchat.commands.verify import verify
+from batchchat.job.file import load_job
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 

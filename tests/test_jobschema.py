@@ -1,7 +1,7 @@
 """The job file's JSON Schema, as editors read it."""
 
-from batchchat.job import Job
-from batchchat.jobschema import json_schema
+from batchchat.job.job import Job
+from batchchat.job.json_schema import json_schema
 
 
 def test_schema_describes_every_key() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.errors import JobError, Problem
-from batchchat.jobyaml import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, Position, parse_value, parse_yaml
+from batchchat.job.yaml import MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES, Position, parse_value, parse_yaml
 
 TOO_LARGE = (
     f"j.yaml: has more than {MAX_VALUES:,} values or {MAX_CHARACTERS:,} characters, aliases unfolded;"

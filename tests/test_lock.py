@@ -138,7 +138,7 @@ def test_children_do_not_inherit_the_lock(tmp_path: Path) -> None:
 # Starts a job in as many processes at once, and says what became of each as soon as it is known: `pid code`.
 STARTS = """
 import os, sys
-import batchchat.pipeline
+import batchchat.commands.run
 from batchchat.__main__ import main
 
 start_read, start_write = os.pipe()

@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from batchchat.errors import UsageError
-from batchchat.prompt.image import MOST_PIXELS, shrunk
-from batchchat.prompt.media import (
+from batchchat.prompt.media.file import MediaFile, blocks
+from batchchat.prompt.media.folder import (
     MediaError,
     MediaFolder,
     MediaMemory,
@@ -38,8 +38,8 @@ from batchchat.prompt.media import (
     is_settled,
     require_pillow,
 )
-from batchchat.prompt.mediafile import MediaFile, blocks
-from batchchat.prompt.mime import mime_type
+from batchchat.prompt.media.mime import mime_type
+from batchchat.prompt.media.resize import MOST_PIXELS, shrunk
 from batchchat.records import ChatRequest, Media
 from tests.running import ROOT
 
@@ -967,7 +967,7 @@ def test_pillow_is_loaded_only_to_shrink(tmp_path: Path) -> None:
     written(tmp_path / "a.png", PNG)
     script = (
         "import orjson, sys\nfrom pathlib import Path\n"
-        "from batchchat.prompt.media import MediaFolder, Unremembered, build\n"
+        "from batchchat.prompt.media.folder import MediaFolder, Unremembered, build\n"
         "from batchchat.records import ChatRequest\n"
         "where = MediaFolder(Path(sys.argv[1]), 1000, None, Unremembered())\n"
         "messages, media = where.place([{'content': [{'image_url': 'a.png'}]}])\n"

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 import batchchat
-from batchchat.jobfile import job_from_mapping, load_job
-from batchchat.plan import CHUNK_MEDIA_BYTES, CHUNK_ROWS, chunks, prepare
-from batchchat.prompt.media import Unremembered
+from batchchat.commands.plan import CHUNK_MEDIA_BYTES, CHUNK_ROWS, chunks, prepare
+from batchchat.job.file import job_from_mapping, load_job
+from batchchat.prompt.media.folder import Unremembered
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 from tests.running import BATCHCHAT, Ended, write_job

@@ -17,7 +17,7 @@ import pytest
 
 import batchchat as package
 from batchchat.errors import JobError
-from batchchat.jobfile import job_from_mapping, load_job
+from batchchat.job.file import job_from_mapping, load_job
 from batchchat.send.http.webhook import post
 from tests.running import BATCHCHAT, batchchat, write_csv, write_job
 from tests.torture import embedded

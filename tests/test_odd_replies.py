@@ -7,10 +7,10 @@ import pytest
 
 from batchchat.records import Completion, Failure
 from batchchat.send.reply.reply import read_reply
-from batchchat.serve.completion import complete
+from batchchat.serve.answer.completion import complete
+from batchchat.serve.answer.stream import events_of
 from batchchat.serve.delivery import Delivery, EventStream
-from batchchat.serve.request import ChatRequest, read_request
-from batchchat.serve.stream import events_of
+from batchchat.serve.request.request import ChatRequest, read_request
 from tests.bodies import read as read_body
 from tests.odd_replies import ODDITIES, respond
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from batchchat.records import Answer, Batch, Completion
 from batchchat.write.columns import answer_columns, plan_output
-from batchchat.write.parsed import MAX_NESTING, dtype_of, series_of, shape_of
+from batchchat.write.parsed_column import MAX_NESTING, dtype_of, series_of, shape_of
 from batchchat.write.sink import Sink
 
 STRING = {"type": "string"}

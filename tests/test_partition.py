@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 import batchchat
-from batchchat import verifying
+from batchchat.commands import verify as verifying
+from batchchat.commands.plan import prepare
+from batchchat.commands.run import RunOptions
+from batchchat.commands.run import run as run_plan
 from batchchat.errors import JobError, OutputError
-from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions
-from batchchat.pipeline import run as run_plan
-from batchchat.plan import prepare
+from batchchat.job.file import load_job
 from batchchat.runs import RunSummary
 from tests.running import batchchat as command
 from tests.running import write_csv, write_job

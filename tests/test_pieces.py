@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchchat.prompt.body_parts import Piece, plain_pieces
 from batchchat.prompt.environment import MAX_CHARACTERS, RowEnvironment
-from batchchat.prompt.pieces import Piece, plain_pieces
 from batchchat.prompt.template import compile_request
 from batchchat.read.rows import number
 

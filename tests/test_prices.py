@@ -15,7 +15,7 @@ from typing import Any
 import genai_prices
 import pytest
 
-from batchchat.job import Job
+from batchchat.job.job import Job
 from batchchat.prices import Prices, price_of
 from batchchat.records import Price, Usage
 from batchchat.send.budget.cost import cost_usd
@@ -235,7 +235,7 @@ def test_own_machine_has_no_price_and_costs_no_import() -> None:
         *({"base_url": url} for url in ("http://localhost:1/v1", "http://[::1]:1/v1")),
     ]
     code = (
-        "import sys\nfrom batchchat.job import Job\nfrom batchchat.prices import price_of\n"
+        "import sys\nfrom batchchat.job.job import Job\nfrom batchchat.prices import price_of\n"
         "request = {'model': 'gpt-4o-mini', 'messages': [{}]}\n"
         f"for endpoint in {endpoints!r}:\n"
         "    print(price_of(Job.model_validate({'request': request, 'endpoint': endpoint}), 'key'))\n"

@@ -9,10 +9,10 @@ import pytest
 
 from batchchat.checkpoint.files import shrinking_mark
 from batchchat.checkpoint.tables import COLUMNS, run_of, run_row
-from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions
-from batchchat.pipeline import run as run_plan
-from batchchat.plan import prepare
+from batchchat.commands.plan import prepare
+from batchchat.commands.run import RunOptions
+from batchchat.commands.run import run as run_plan
+from batchchat.job.file import load_job
 from tests.running import Ended, batchchat, write_csv, write_job
 
 DAY_S = 86_400

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from batchchat import cli, errors
-from batchchat.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Notify, Output, Price, Request
+from batchchat.job.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Notify, Output, Price, Request
 from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from batchchat import redaction
 from batchchat.redaction import Redaction, is_secret, keep_secret, without_keys
 from batchchat.send.reply.reply import shown_message
-from batchchat.show.jsontext import json_text, log_line
+from batchchat.show.json_lines import json_text, log_line
 from batchchat.show.printable import on_one_line, one_line, printable
 
 KEY = "sk-canary+a/b_c.0123-Wxyz~9"

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.errors import CheckpointError, StopSignal
-from batchchat.jobfile import load_job
-from batchchat.prompt.media import MediaFolder, Unremembered
+from batchchat.job.file import load_job
+from batchchat.prompt.media.folder import MediaFolder, Unremembered
 from batchchat.prompt.request import KEY_BYTES, Prompt, compile_prompt
 from batchchat.records import ChatRequest, Failure, Row
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from batchchat.responseschema import resolved
+from batchchat.job.response_schema import resolved
 
 HERE = Path("/nowhere")
 STRING = {"type": "string"}

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from batchchat.cli import main
+from batchchat.commands.schedule import EXIT_CODES, LONGEST_LINE, Nightly, crontab_lines, systemd_units
 from batchchat.errors import UsageError
-from batchchat.scheduling import EXIT_CODES, LONGEST_LINE, Nightly, crontab_lines, systemd_units
 from tests.running import ROOT, batchchat, write_csv, write_job
 
 CRON = {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin", "LOGNAME": "nobody"}

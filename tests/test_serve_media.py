@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from batchchat.serve.media import MAX_MEDIUM_BYTES
+from batchchat.serve.request.media import MAX_MEDIUM_BYTES
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
 

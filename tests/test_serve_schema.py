@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchchat.serve.schema import SchemaError, instance_of
+from batchchat.serve.request.schema import SchemaError, instance_of
 
 TEXT = "My parcel AB-1234 has not been delivered, tracking says 7 days late. I need it urgently!"
 

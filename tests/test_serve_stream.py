@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchchat.serve.answer.stream import MAX_PIECES, events_of
 from batchchat.serve.faults import ANSWERED, UNANSWERED
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
-from batchchat.serve.stream import MAX_PIECES, events_of
 
 TOOL = {
     "type": "function",

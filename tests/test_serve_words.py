@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.serve.tokens import cut_to_tokens, token_count
-from batchchat.serve.words import listed_options
+from batchchat.serve.request.tokens import cut_to_tokens, token_count
+from batchchat.serve.request.words import listed_options
 
 
 @pytest.mark.parametrize(

@@ -667,7 +667,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
 KILLED_WRITER = """
 import os, signal
 from pathlib import Path
-from batchchat.write.replacement import open_replacement
+from batchchat.write.atomic_file import open_replacement
 
 open_replacement(Path({path!r}))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -716,7 +716,7 @@ def test_no_open_files_left_is_no_mistake_of_the_users(tmp_path: Path) -> None:
 RENAMING = """
 import fcntl, os, sys
 from pathlib import Path
-from batchchat.write.replacement import commit, open_replacement
+from batchchat.write.atomic_file import commit, open_replacement
 
 def look(event, arguments):
     if event == "os.rename":

@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 
 from batchchat.checkpoint.store import open_checkpoint
-from batchchat.deadline import in_words, seconds_until
+from batchchat.engines.budget_of import spending_of
+from batchchat.job.deadline import in_words, seconds_until
 from batchchat.records import Price, Progress
 from batchchat.runs import JobTotals, RunRecord
 from batchchat.send.state.row_cost import NOTHING, Amount
 from batchchat.serve.server import EmbeddedEndpoint
 from batchchat.serve.settings import ServeSettings
-from batchchat.spending import spending_of
 from tests.odd_replies import respond
 from tests.running import Ended, batchchat, ledger, write_csv, write_job
 
@@ -151,7 +151,7 @@ def test_tokens_of_runs_without_a_price_count_at_the_present_one() -> None:
 
 def job_of(**limits: Any) -> Any:
     """Return a job under these limits."""
-    from batchchat.job import Job
+    from batchchat.job.job import Job
 
     return Job.model_validate({"request": REQUEST, "limits": limits})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchchat.errors import OutputError
-from batchchat.jobfile import load_job
+from batchchat.job.file import load_job
 from batchchat.starter import write_starter
 
 JOB = (files("batchchat.starter") / "job.yaml").read_bytes()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from batchchat.jobfile import load_job
-from batchchat.plan import opened, prepare, prepared_rows
+from batchchat.commands.plan import opened, prepare, prepared_rows
+from batchchat.job.file import load_job
 from batchchat.records import Answer, ChatRequest, Completion, Progress
 from tests.running import ROOT, Ended, batchchat, write_csv, write_job
 

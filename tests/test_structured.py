@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.interpreter import undisturbed
 from batchchat.records import NO_USAGE, Completion, Failure, ToolCall, Usage, added
+from batchchat.runtime import undisturbed
 from batchchat.send.state.turn import Turn
 from batchchat.send.structured.judge import Structure, body_for, schema_of
 from batchchat.send.structured.lenient_json import MAX_MENDED_CHARACTERS

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchchat.commands.summary import ended_object
 from batchchat.errors import (
     BatchchatError,
     CheckpointError,
@@ -26,7 +27,6 @@ from batchchat.errors import (
 )
 from batchchat.records import Progress, Settled
 from batchchat.runs import FailureGroup, JobStatus, JobTotals, RunRecord, RunSummary
-from batchchat.runsummary import ended_object
 from batchchat.show import status as show_status
 from batchchat.show import summary as show_summary
 

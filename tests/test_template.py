@@ -13,7 +13,7 @@ from jinja2.exceptions import SecurityError
 
 from batchchat.errors import TemplateError
 from batchchat.prompt.environment import RowEnvironment
-from batchchat.prompt.plain import as_text, json_value, to_json
+from batchchat.prompt.json_text import as_text, json_value, to_json
 from batchchat.prompt.template import RequestTemplate, compile_request, nearest
 
 D = decimal.Decimal

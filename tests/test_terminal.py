@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from batchchat.jobfile import load_job
-from batchchat.status import job_status
+from batchchat.commands.status import job_status
+from batchchat.job.file import load_job
 from tests.echoing import Echoing, Sent, completion
 from tests.running import BATCHCHAT, ROOT, batchchat, write_csv, write_job
 

@@ -13,16 +13,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchchat import verifying
 from batchchat.checkpoint.shared_cost import Billed
 from batchchat.checkpoint.store import open_checkpoint
-from batchchat.exporting import export
-from batchchat.jobfile import load_job
-from batchchat.plan import prepare
-from batchchat.verifying import Verification
+from batchchat.commands import verify as verifying
+from batchchat.commands.export import export
+from batchchat.commands.output import outcomes_of
+from batchchat.commands.plan import prepare
+from batchchat.commands.verify import Verification
+from batchchat.job.file import load_job
 from batchchat.write.columns import answer_columns
 from batchchat.write.compare import Comparison
-from batchchat.writing import outcomes_of
 from tests.running import batchchat, write_job
 
 ROWS = 1_200  # more than a batch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from batchchat.checkpoint.sqlite import connected, translated, version_of
 from batchchat.checkpoint.wal_cutoff import search_log
-from batchchat.crashpoint import crash_point
+from batchchat.crash_points import crash_point
 from batchchat.errors import CheckpointDamagedError, CheckpointError, CheckpointOlderError, remedy
 
 FILE_MODE = 0o600

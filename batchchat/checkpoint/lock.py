@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batchchat.crashpoint import crash_point
+from batchchat.crash_points import crash_point
 from batchchat.errors import CheckpointError, CheckpointLockedError, remedy
 
 MODE = 0o600

@@ -18,7 +18,7 @@ from batchchat.checkpoint.sqlite_pages import carve
 from batchchat.checkpoint.store import Checkpoint, open_checkpoint
 from batchchat.checkpoint.tables import COLUMNS
 from batchchat.checkpoint.wal_cutoff import CUT_OFF, has_wal, lacks_answers
-from batchchat.crashpoint import crash_point
+from batchchat.crash_points import crash_point
 from batchchat.errors import CheckpointDamagedError, CheckpointForeignError
 
 _HEADER_BYTES = 100

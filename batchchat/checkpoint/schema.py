@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from batchchat.crashpoint import crash_point
+from batchchat.crash_points import crash_point
 
 APPLICATION_ID = 0x6263686B  # "bchk": tells a checkpoint from any other SQLite file
 OLDER_APPLICATION_ID = 0x62636874  # "bcht", of development versions with another schema

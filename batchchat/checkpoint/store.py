@@ -38,7 +38,7 @@ from batchchat.checkpoint.tables import (
     settled_row,
 )
 from batchchat.checkpoint.used_answers import KINDS, Uses
-from batchchat.crashpoint import crash_point
+from batchchat.crash_points import crash_point
 from batchchat.errors import CheckpointError, CheckpointMissingError
 from batchchat.records import Answer, FailedRow, Outcome, Progress, Settled
 from batchchat.runs import FailureGroup, JobTotals, RunRecord

@@ -11,8 +11,8 @@ from batchchat.cli.console import say_line
 from batchchat.errors import NotConfirmedError
 
 if TYPE_CHECKING:
-    from batchchat.pipeline import RunOptions
-    from batchchat.plan import Plan
+    from batchchat.commands.plan import Plan
+    from batchchat.commands.run import RunOptions
 
 
 def confirm(plan: Plan, api_key: str | None, options: RunOptions) -> None:
@@ -26,7 +26,7 @@ def confirm(plan: Plan, api_key: str | None, options: RunOptions) -> None:
     limit = plan.job.limits.confirm_above_usd
     if limit is None or not _is_on_a_terminal():
         return
-    from batchchat import estimating
+    from batchchat.commands import estimate as estimating
     from batchchat.show.estimate import ADD_A_PRICE
     from batchchat.show.printable import dollars, on_one_line
 

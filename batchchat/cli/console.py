@@ -19,7 +19,7 @@ LOG_FORMAT = "batchchat.log_format"
 
 def print_object(value: Any, *, indent: bool = False) -> None:
     """Write a value to standard output as JSON, on one line unless `indent` is set."""
-    from batchchat.show.jsontext import json_text
+    from batchchat.show.json_lines import json_text
     from batchchat.show.printable import printable, shortened
 
     text = json_text(value, indent=indent)
@@ -52,7 +52,7 @@ def say(text: str, *, level: str = "info", event: str = "message", **fields: Any
 
     `level`, `event` and its `fields` are for a structured log.
     """
-    from batchchat.show.jsontext import log_line
+    from batchchat.show.json_lines import log_line
     from batchchat.show.printable import printable
 
     line = log_line(level, event, text, **fields) if logs_json() else printable(text)

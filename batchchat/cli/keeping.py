@@ -16,7 +16,7 @@ from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchchat.jobfile import LoadedJob
+    from batchchat.job.file import LoadedJob
 
 
 @main.command()
@@ -27,8 +27,8 @@ def status(load: Callable[[], LoadedJob], is_json: bool) -> None:
 
     Reads the checkpoint alone.
     """
+    from batchchat.commands.status import job_status
     from batchchat.show import status as show
-    from batchchat.status import job_status
 
     found = job_status(load())
     if is_json:
@@ -44,8 +44,8 @@ def export(load: Callable[[], LoadedJob]) -> None:
 
     The other rows have nulls.
     """
-    from batchchat.exporting import export
-    from batchchat.plan import prepare
+    from batchchat.commands.export import export
+    from batchchat.commands.plan import prepare
 
     let_signals_raise()
     plan = prepare(load())
@@ -63,8 +63,8 @@ def verify(load: Callable[[], LoadedJob], is_json: bool) -> None:
     It must be what the input and the checkpoint give, row by row and value by value. Exits with 1, and the first
     difference, when it is not.
     """
-    from batchchat import verifying
-    from batchchat.plan import prepare
+    from batchchat.commands import verify as verifying
+    from batchchat.commands.plan import prepare
 
     let_signals_raise()
     plan = prepare(load(), is_read_only=True)
@@ -93,7 +93,7 @@ def prune(load: Callable[[], LoadedJob], older_than_s: float) -> None:
     They are those that no run of the last 90d (or so) made or used. What the output of the newest finished run has
     always stays.
     """
-    from batchchat.pruning import prune_job
+    from batchchat.commands.prune import prune_job
 
     let_signals_raise()
     loaded = load()

@@ -16,7 +16,7 @@ from batchchat.errors import EXIT_ANSWERED, EXIT_ROWS_FAILED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchchat.jobfile import LoadedJob
+    from batchchat.job.file import LoadedJob
 
 
 @main.command()
@@ -27,10 +27,10 @@ def check(load: Callable[[], LoadedJob]) -> None:
     That is its file, columns, output, key, and what every row would send. Exits with 1 when there are rows that cannot
     be turned into a request; they would fail.
     """
-    from batchchat.apikey import api_key, key_note
-    from batchchat.plan import prepare, unaskable_rows
+    from batchchat.commands.plan import prepare, unaskable_rows
+    from batchchat.engines.budget_of import known_prices
+    from batchchat.job.api_key import api_key, key_note
     from batchchat.show.estimate import price_line
-    from batchchat.spending import known_prices
 
     let_signals_raise()
     loaded = load()
@@ -61,7 +61,7 @@ def preview(load: Callable[[], LoadedJob], count: int, send: bool) -> None:
 
     Each is one JSON object.
     """
-    from batchchat import previewing
+    from batchchat.commands import preview as previewing
 
     let_signals_raise()
     shown = previewing.preview(load(), count, sends=send)
@@ -80,9 +80,9 @@ def estimate(load: Callable[[], LoadedJob], sample_count: int | None, is_json: b
     In requests, tokens, dollars and minutes, each with where the figure comes from. With --sample it asks N rows first,
     spread over those that no run has asked, and says how sure the figures are.
     """
-    from batchchat import estimating
-    from batchchat.apikey import api_key, key_if_any
-    from batchchat.plan import prepare
+    from batchchat.commands import estimate as estimating
+    from batchchat.commands.plan import prepare
+    from batchchat.job.api_key import api_key, key_if_any
     from batchchat.show import estimate as show
 
     let_signals_raise()

@@ -14,7 +14,7 @@ from batchchat.cli.console import log_as
 from batchchat.errors import JobError, Problem
 
 if TYPE_CHECKING:
-    from batchchat.jobfile import LoadedJob
+    from batchchat.job.file import LoadedJob
 
 _OVERRIDES = {
     "limit": click.option("--limit", type=click.IntRange(min=1), help="Read at most this many rows."),
@@ -32,7 +32,7 @@ json = click.option("--json", "is_json", is_flag=True, help="Print one JSON obje
 
 def as_seconds(_: click.Context, __: click.Parameter, text: str | None) -> float:
     """Return the seconds of an option that is a duration; 0 where it is not given."""
-    from batchchat.jobtypes import duration_s
+    from batchchat.job.types import duration_s
 
     try:
         return 0.0 if text is None else duration_s(text)
@@ -93,7 +93,7 @@ def load(
     Raises:
         JobError: it is wrong, or `needs_output` and it does not say where to write.
     """
-    from batchchat.jobfile import load_job
+    from batchchat.job.file import load_job
 
     overrides: dict[tuple[str | int, ...], Any] = {}
     if output is not None:

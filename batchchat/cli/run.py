@@ -16,14 +16,14 @@ from batchchat.cli.options import require_output
 from batchchat.cli.process import let_signals_raise
 from batchchat.cli.retrying import RetryingCommand, kinds_to_retry
 from batchchat.errors import BatchchatError, OutputError
-from batchchat.interpreter import importing
+from batchchat.runtime import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchchat.jobfile import LoadedJob
-    from batchchat.pipeline import RunOptions
-    from batchchat.plan import Plan
+    from batchchat.commands.plan import Plan
+    from batchchat.commands.run import RunOptions
+    from batchchat.job.file import LoadedJob
     from batchchat.runs import RunSummary
     from batchchat.show.progress import LogFormat
 
@@ -56,10 +56,10 @@ def run(
     Asks every row that has no answer.
     """
     with importing():
-        from batchchat.apikey import api_key
-        from batchchat.pipeline import RunOptions
-        from batchchat.pipeline import run as run_plan
-        from batchchat.plan import prepare
+        from batchchat.commands.plan import prepare
+        from batchchat.commands.run import RunOptions
+        from batchchat.commands.run import run as run_plan
+        from batchchat.job.api_key import api_key
 
     let_signals_raise()
     options = RunOptions(kinds_to_retry(retried), fresh, quiet, log_format, wait_lock_s)
@@ -90,7 +90,7 @@ def _say_what_is_waited_for(plan: Plan, options: RunOptions) -> None:
 
 def _tell(ended: RunSummary | BaseException, loaded: LoadedJob | None, *, is_json: bool, is_quiet: bool) -> int:
     """Tell how a run ended, to everybody who wants to know; return the exit code."""
-    from batchchat.runsummary import ended_object, notify
+    from batchchat.commands.summary import ended_object, notify
 
     found = ended_object(ended, loaded.job.name if loaded else None)
     summary = ended.summary if isinstance(ended, BatchchatError) else ended

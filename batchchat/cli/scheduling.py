@@ -18,8 +18,8 @@ from batchchat.cli.group import main
 @click.option("--systemd", "is_systemd", is_flag=True, help="A service and a timer of systemd.")
 def schedule(job: Path, at: str, is_systemd: bool) -> None:
     """Print a crontab line, or systemd's units, to run JOB every day."""
-    from batchchat.jobtypes import time_of_day
-    from batchchat.scheduling import Nightly, crontab_lines, systemd_units
+    from batchchat.commands.schedule import Nightly, crontab_lines, systemd_units
+    from batchchat.job.types import time_of_day
 
     time = time_of_day(at)
     if time is None:

@@ -28,7 +28,7 @@ def init(path: Path) -> None:
 @main.command()
 def schema() -> None:
     """Print the job file's JSON Schema, for editors and validators."""
-    from batchchat.jobschema import json_schema
+    from batchchat.job.json_schema import json_schema
 
     print_object(json_schema(), indent=True)
 

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Cycler, Namespace
 from jinja2.visitor import NodeTransformer
 
-from batchchat.prompt.plain import as_text, refuse_objects, text_of, to_json
+from batchchat.prompt.json_text import as_text, refuse_objects, text_of, to_json
 
 MAX_CHARACTERS = 64 * 2**20
 """Characters of one rendered text, and of what one step makes."""

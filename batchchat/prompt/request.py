@@ -13,8 +13,8 @@ import orjson
 
 from batchchat.errors import BatchchatError
 from batchchat.prompt.frame import KEY_BYTES, Frame, framed, marks
-from batchchat.prompt.media import MediaError, MediaFolder, Unremembered
-from batchchat.prompt.plain import json_value
+from batchchat.prompt.json_text import json_value
+from batchchat.prompt.media.folder import MediaError, MediaFolder, Unremembered
 from batchchat.prompt.template import RequestTemplate, compile_request
 from batchchat.records import ChatRequest, Failure, Media, Row
 

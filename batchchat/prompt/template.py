@@ -18,9 +18,9 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, nodes
 from jinja2.meta import find_undeclared_variables
 
 from batchchat.errors import TemplateError
+from batchchat.prompt.body_parts import ROW, Piece, plain_pieces
 from batchchat.prompt.environment import RowEnvironment, joined, require
-from batchchat.prompt.pieces import ROW, Piece, plain_pieces
-from batchchat.prompt.plain import as_text
+from batchchat.prompt.json_text import as_text
 
 ValuePath = tuple[str | int, ...]
 Values = Mapping[str, Any]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from batchchat.errors import InputError
 from batchchat.read.arrow_dtype import check_readable, common_dtype
-from batchchat.read.byte_stream import STREAM_BUFFER_BYTES, reading
+from batchchat.read.streams import STREAM_BUFFER_BYTES, reading
 from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table, columns_of, different_columns, split
 
 _PROBE_ROWS = 8

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from batchchat.errors import InputError
-from batchchat.read.byte_stream import MAX_ROW_BYTES, open_bytes, open_bytes_with_end, reading
 from batchchat.read.csv_dtype import CANDIDATES, final_dtype, remaining, typed
+from batchchat.read.streams import MAX_ROW_BYTES, open_bytes, open_bytes_with_end, reading
 from batchchat.read.table import Chunk, Table, different_columns, split
 
 # A row must fit in a block. Blocks start small, to keep memory low, and grow only for a file with huge cells.

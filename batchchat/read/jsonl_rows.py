@@ -15,8 +15,8 @@ import orjson
 import polars as pl
 
 from batchchat.errors import InputError
-from batchchat.read.byte_stream import MAX_ROW_BYTES, open_bytes, reading
-from batchchat.read.json_shape import NO_OBJECT, Shape, conformed, dtype, is_natural, widened_object
+from batchchat.read.jsonl_dtype import NO_OBJECT, Shape, conformed, dtype, is_natural, widened_object
+from batchchat.read.streams import MAX_ROW_BYTES, open_bytes, reading
 from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table
 
 _KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}

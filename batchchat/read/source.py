@@ -14,11 +14,11 @@ from pathlib import Path
 import polars as pl
 
 from batchchat.errors import InputError
-from batchchat.read.byte_stream import reading
-from batchchat.read.condition import condition_error, first_line, row_condition
-from batchchat.read.location import input_files
+from batchchat.read.paths import input_files
 from batchchat.read.rows import Rows
+from batchchat.read.streams import reading
 from batchchat.read.table import Chunk, Table, columns_of, nearest_column, part_of, selected, split
+from batchchat.read.where import condition_error, first_line, row_condition
 from batchchat.records import Batch, Row
 
 

@@ -19,13 +19,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from batchchat.serve.catalogue import is_known_model, model_list, model_object
-from batchchat.serve.completion import Completed, complete
+from batchchat.serve.answer.completion import Completed, complete
+from batchchat.serve.answer.stream import events_of
 from batchchat.serve.delivery import Delivery, EventStream
 from batchchat.serve.faults import Fault, FaultPlan, fault_delivery, refused_delivery, spoilt
-from batchchat.serve.ledger import Entry, WriteEntry, forget_entry
 from batchchat.serve.quota import Quota
-from batchchat.serve.refusal import (
+from batchchat.serve.request.errors import (
     INTERNAL,
     NO_CREDITS,
     NO_ROUTE,
@@ -37,9 +36,10 @@ from batchchat.serve.refusal import (
     refused,
     titled,
 )
-from batchchat.serve.request import ChatRequest, read_request
+from batchchat.serve.request.models import is_known_model, model_list, model_object
+from batchchat.serve.request.request import ChatRequest, read_request
+from batchchat.serve.request_log import Entry, WriteEntry, forget_entry
 from batchchat.serve.settings import ServeSettings
-from batchchat.serve.stream import events_of
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 BASE_PATH = "/api/ai"

@@ -13,7 +13,7 @@ from typing import Literal
 import orjson
 
 from batchchat.serve.delivery import Delivery, EventStream
-from batchchat.serve.refusal import Refusal, rate_limited, titled, upstream
+from batchchat.serve.request.errors import Refusal, rate_limited, titled, upstream
 
 MAX_IN_A_ROW = 3
 REMEMBERED = 20_000

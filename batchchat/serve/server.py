@@ -21,7 +21,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from batchchat.errors import UsageError
 from batchchat.serve.app import BASE_PATH, Respond, create_app
 from batchchat.serve.delivery import HANG_UP
-from batchchat.serve.ledger import opened_ledger
+from batchchat.serve.request_log import opened_ledger
 from batchchat.serve.settings import ServeSettings
 
 _new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop

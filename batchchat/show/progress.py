@@ -10,7 +10,7 @@ from typing import Literal, NoReturn, TextIO
 from tqdm import tqdm
 
 from batchchat.records import Progress
-from batchchat.show.jsontext import log_line
+from batchchat.show.json_lines import log_line
 from batchchat.show.printable import on_one_line
 
 LINE_INTERVAL_S = 30.0

@@ -16,13 +16,13 @@ from typing import Protocol
 
 import polars as pl
 
-from batchchat.crashpoint import crash_point
+from batchchat.crash_points import crash_point
 from batchchat.errors import OutputError
 from batchchat.records import Segment
+from batchchat.write.atomic_file import Replacement, commit, discard, open_replacement
 from batchchat.write.columns import OutputPlan, empty_output
-from batchchat.write.replacement import Replacement, commit, discard, open_replacement
+from batchchat.write.existing_file import ANYWHERE, check_columns, join, row_count
 from batchchat.write.sink import output_errors
-from batchchat.write.stored import ANYWHERE, check_columns, join, row_count
 
 REMEDY = "Move it away to begin a new one, or name another file in output.path"
 

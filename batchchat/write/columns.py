@@ -18,7 +18,7 @@ import polars as pl
 
 from batchchat.errors import OutputError
 from batchchat.records import Answer, Completion, FailedRow, Outcome, ToolCall
-from batchchat.write.parsed import Shape, series_of, shape_of, storable
+from batchchat.write.parsed_column import Shape, series_of, shape_of, storable
 
 _TOOL_CALL = {"id": pl.String(), "name": pl.String(), "arguments": pl.String()}
 

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from batchchat.errors import OutputError, StorageError, is_of_the_system, remedy
 from batchchat.records import Batch
+from batchchat.write.atomic_file import Replacement, commit, discard, open_replacement
 from batchchat.write.columns import OutputPlan, empty_output
 from batchchat.write.format import Writer, format_of, joined
-from batchchat.write.replacement import Replacement, commit, discard, open_replacement
 
 __all__ = ["Sink", "check_output", "joined"]
 

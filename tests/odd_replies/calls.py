@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from batchchat.serve.answer import calls_of
-from batchchat.serve.request import ChatRequest, Tool
+from batchchat.serve.answer.text import calls_of
+from batchchat.serve.request.request import ChatRequest, Tool
 
 Reply = Mapping[str, Any]
 Call = Mapping[str, Any]

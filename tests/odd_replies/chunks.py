@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from typing import Any
 
-from batchchat.serve.stream import ARGUMENT_CHARS, MAX_PIECES, Chunk
-from batchchat.serve.tokens import pieces
+from batchchat.serve.answer.stream import ARGUMENT_CHARS, MAX_PIECES, Chunk
+from batchchat.serve.request.tokens import pieces
 
 _SENT_LAST = ("content", "tool_calls")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from batchchat.serve.request import ChatRequest
-from batchchat.serve.schema import validator_of
+from batchchat.serve.request.request import ChatRequest
+from batchchat.serve.request.schema import validator_of
 
 Reply = Mapping[str, Any]
 

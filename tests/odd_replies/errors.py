@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from batchchat.serve.delivery import Delivery
-from batchchat.serve.refusal import (
+from batchchat.serve.request.errors import (
     NO_CREDITS,
     UNAUTHENTICATED,
     Refusal,
@@ -17,7 +17,7 @@ from batchchat.serve.refusal import (
     titled,
     upstream,
 )
-from batchchat.serve.request import ChatRequest
+from batchchat.serve.request.request import ChatRequest
 
 RETRY_AFTER_S = 0.05
 _RETRY_AFTER = {"retry-after": f"{RETRY_AFTER_S:g}"}

@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from batchchat.serve.completion import Completed, complete
+from batchchat.serve.answer.completion import Completed, complete
+from batchchat.serve.answer.stream import DONE
 from batchchat.serve.delivery import Delivery, EventStream
-from batchchat.serve.refusal import refused
-from batchchat.serve.request import ChatRequest
-from batchchat.serve.stream import DONE
+from batchchat.serve.request.errors import refused
+from batchchat.serve.request.request import ChatRequest
 from tests.odd_replies.calls import odd_calls, with_calls
 from tests.odd_replies.chunks import chunks_of
 from tests.odd_replies.contents import INNER_ERROR, odd_reply

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from batchchat.serve.stream import DONE, Chunk
+from batchchat.serve.answer.stream import DONE, Chunk
 from tests.odd_replies.contents import INNER_ERROR
 
 Chunks = Sequence[Chunk]

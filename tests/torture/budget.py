@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from batchchat.checkpoint.store import open_checkpoint
-from batchchat.jobfile import load_job
+from batchchat.job.file import load_job
 from tests.torture.answers import said
 from tests.torture.figures import Line
 from tests.torture.stage import WORDS, Server, command, scripted_server, started, write_job, write_texts

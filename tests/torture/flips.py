@@ -18,12 +18,12 @@ from typing import Any
 
 import polars as pl
 
+from batchchat.commands.export import export
+from batchchat.commands.plan import Plan, prepare
+from batchchat.commands.run import RunOptions
+from batchchat.commands.run import run as run_plan
 from batchchat.errors import BatchchatError
-from batchchat.exporting import export
-from batchchat.jobfile import load_job
-from batchchat.pipeline import RunOptions
-from batchchat.pipeline import run as run_plan
-from batchchat.plan import Plan, prepare
+from batchchat.job.file import load_job
 from tests.torture.answers import digest_of_text, said
 from tests.torture.checker import answer_of, row_answer
 from tests.torture.figures import Line

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from batchchat.jobfile import load_job
+from batchchat.commands.status import job_status
+from batchchat.job.file import load_job
 from batchchat.runs import JobStatus
-from batchchat.status import job_status
 from tests.running import BATCHCHAT, ROOT
 from tests.torture.answers import MODEL
 from tests.torture.ledger import Entry, read_ledger

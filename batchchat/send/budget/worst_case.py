@@ -123,7 +123,7 @@ class Shown:
 
 @dataclass(slots=True)
 class WorstCase:
-    """One run's bounds; `has_schema` says that an answer may be asked for again, as `structured.py` does."""
+    """One run's bounds; `has_schema` says that an answer may be asked for again, as `judge.py` does."""
 
     prices: Prices
     has_schema: bool = False

@@ -1,6 +1,6 @@
 """One request sent, and its reply read whole: a plain body as it stands, a stream as the plain reply it amounts to.
 
-With `connections.py` and `exchange.py`, this is all that knows an HTTP library.
+With `pool.py` and `connection.py`, this is all that knows an HTTP library.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """(status, headers, body) -> Completion or Failure; never raises on bad bytes.
 
-It reads errors also inside a 200. Where an error says what is in `errorbody.py`, what a reply that is none says in
-`answer.py`. It keeps what it is told, and invents nothing.
+It reads errors also inside a 200. Where an error says what is in `error_body.py`, what a reply that is none says in
+`completion.py`. It keeps what it is told, and invents nothing.
 """
 
 from collections.abc import Mapping

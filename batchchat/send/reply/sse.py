@@ -1,6 +1,6 @@
 """Server-sent events as they come, cut anywhere, assembled into the body of a plain reply.
 
-The format of events is the WHATWG's, and what endpoints make of it; what the events say is read by `assembly.py`.
+The format of events is the WHATWG's, and what endpoints make of it; what the events say is read by `chunks.py`.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""What a run will still take, from what is known."""

@@ -1,0 +1,1 @@
+"""The job file: its model, its reading, and its problems by line."""

@@ -1,0 +1,1 @@
+"""What the embedded endpoint is asked, and how it refuses."""
