@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from batchchat.records import ChatRequest, Chunk, Failure, Progress
+from batchchat.send.budget.account import Spending
 from batchchat.send.http.transport import Reply
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import RateLimits
@@ -23,6 +24,7 @@ def schedule_over(
     concurrency: Concurrency,
     *,
     rates: RateLimits | None = None,
+    account: Spending | None = None,
     observe: Callable[[Progress], None] = lambda _: None,
     endpoint: dict[str, Any] | None = None,
     **rules: Any,
@@ -32,7 +34,7 @@ def schedule_over(
         iter(chunks),
         store,
         Endpoint(send=send, **(endpoint or {})),
-        Limits(rates=rates or RateLimits(None, None), concurrency=concurrency),
+        Limits(rates=rates or RateLimits(None, None), concurrency=concurrency, account=account or Spending()),
         Rules(**rules),
         observe,
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -27,11 +30,15 @@ from batchchat.send.budget.worst_case import (
     size_of,
 )
 from batchchat.send.http.transport import Reply
+from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.reply.failures import may_be_billed
 from batchchat.send.state.row import Pending
 from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount, RowCost, Size
 from batchchat.send.state.turn import Turn
 from batchchat.send.structured.judge import Structure, body_for
+from tests.scheduled import schedule_over
+from tests.test_schedule import HANG_S, MemoryStore
+from tests.test_turns import FITS, requests, said
 
 PRICE = Price(input=1.0, output=4.0)
 UNKNOWN = Failure("connect", "the connection broke before the reply was whole", is_outcome_unknown=True)
@@ -442,3 +449,57 @@ def test_later_turns_keep_what_was_set_aside_and_the_last_frees_it() -> None:
     assert later.usd > 2 * worst_of().usd
     release(spending, pending)
     assert spending.budget.reserved.usd == pytest.approx(0.0)
+
+
+# The schedule
+
+
+class BilledStore(MemoryStore):
+    """A store that says how many tokens it knows to be gone, or that may be."""
+
+    @property
+    def known_tokens(self) -> float:
+        """What the last commit said."""
+        last = self.progress[-1]
+        return last.held_tokens + last.prompt_tokens + last.completion_tokens
+
+
+def run_within(
+    tokens: float, send: Callable[[], Reply], store: MemoryStore, *, rows: int, structure: Structure | None
+) -> Progress:
+    """Run a job under a budget, one row's request at a time for each of four slots."""
+
+    async def sent(_: ChatRequest, __: bytes, ___: bool) -> Reply:
+        return send()
+
+    account = Spending(Budget(Amount(math.inf, tokens)), WorstCase(lambda _: PRICE, structure is not None))
+    schedule = schedule_over(
+        [requests(rows, max_tokens=20)],
+        store,
+        sent,
+        Concurrency(4, 0.0),
+        account=account,
+        endpoint={"structure": structure},
+        max_attempts=3,
+        grace_s=HANG_S,
+    )
+    return asyncio.run(asyncio.wait_for(schedule.run(), HANG_S))
+
+
+def test_store_knows_of_what_may_be_spent_before_it_is_sent() -> None:
+    """After a kill at any moment, what is billed is within what the last commit said."""
+    store, billed = BilledStore(), 0
+
+    def send() -> Reply:
+        nonlocal billed
+        billed += 10
+        assert billed <= store.known_tokens
+        return said(FITS)
+
+    assert run_within(100_000, send, store, rows=60, structure=None).rows_answered == 60
+
+
+def test_answered_row_frees_what_was_set_aside_for_its_corrections() -> None:
+    """Eight corrections would fill the budget; fifty rows that need none fit."""
+    progress = run_within(40_000, lambda: said(FITS), MemoryStore(), rows=50, structure=Structure(SCHEMA))
+    assert progress.rows_answered == 50

@@ -10,20 +10,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
 import uvloop
 
 from batchchat.errors import BatchchatError, CheckpointError, EndpointRefusedError, InputError, InterruptedRunError
-from batchchat.records import Answer, ChatRequest, Chunk, FailedRow, Failure, Outcome, Progress, Settled
+from batchchat.records import Answer, ChatRequest, Chunk, Completion, FailedRow, Failure, Outcome, Progress, Settled
 from batchchat.send.http.transport import Reply
 from batchchat.send.limits.concurrency import FIRST_LIMIT, Concurrency
 from batchchat.send.limits.rate_limits import RateLimits
 from batchchat.send.policy.failure_policy import UNREACHED_TRIES
 from batchchat.send.policy.job_refusals import FIRST_ROWS, ROWS_IN_A_ROW
 from batchchat.send.reply.failures import CLOSED_WHILE_IDLE
+from batchchat.send.reply.reply import read_reply
 from batchchat.send.scheduler.commits import ENOUGH_ROWS
 from batchchat.send.scheduler.queue import READY_LOW_WATER
 from batchchat.send.scheduler.scheduler import Schedule
@@ -768,6 +769,61 @@ def test_rows_that_wait_for_others_are_in_the_bound() -> None:
     assert progress.rows_answered == 20
     assert max(under_way for under_way, _ in bounds[20:]) >= count
     assert all(under_way <= bound for under_way, bound in bounds)
+
+
+def test_answers_that_a_commit_could_not_keep_get_another_chance() -> None:
+    """The disk was full for a moment: the run stops, and all that was paid for is stored at its end."""
+
+    is_full = True
+
+    class FullOnce(MemoryStore):
+        def commit(self, outcomes: Sequence[tuple[bytes, Outcome]], progress: Progress) -> None:
+            nonlocal is_full
+            if outcomes and is_full:
+                is_full = False
+                raise CheckpointError("no space left on the device")
+            super().commit(outcomes, progress)
+
+    store = FullOnce()
+    with pytest.raises(CheckpointError):
+        asyncio.run(run(schedule_of([chunk_of(*names(4))], store, answer)))
+    assert set(store.by_name()) == set(names(4))
+
+
+def test_nothing_is_written_when_the_run_is_over() -> None:
+    """Whatever ended it, the thread that writes has ended too: the checkpoint is closed next."""
+
+    def observe(progress: Progress) -> None:
+        if progress.rows_answered:
+            raise OSError(5, "the terminal is gone")
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(run(schedule_of([chunk_of(*names(4))], MemoryStore(), answer, observe=observe)))
+    assert [one.name for one in threading.enumerate() if one.name.startswith("store")] == []
+
+
+def test_reply_that_takes_long_to_read_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one is read in a thread; here it is not read before another row has its answer."""
+    is_answered = threading.Event()
+
+    def read(status: int, headers: Mapping[str, str], body: bytes, *, unix_now: float) -> Completion | Failure:
+        if len(body) > 2**20:
+            assert is_answered.wait(HANG_S)
+        return read_reply(status, headers, body, unix_now=unix_now)
+
+    async def send(body: bytes) -> Reply | Failure:
+        if body == b"r0":
+            return replace(ANSWER, body=ANSWER.body + b" " * 2**20)
+        await turns(20)
+        return ANSWER
+
+    def observe(progress: Progress) -> None:
+        if progress.rows_answered:
+            is_answered.set()
+
+    monkeypatch.setattr("batchchat.send.scheduler.ask_row.read_reply", read)
+    progress = asyncio.run(run(schedule_of([chunk_of(*names(2))], MemoryStore(), send, observe=observe)))
+    assert progress.rows_answered == 2
 
 
 def test_request_that_was_never_written_is_not_counted() -> None:
