@@ -773,7 +773,6 @@ def test_rows_that_wait_for_others_are_in_the_bound() -> None:
 
 def test_answers_that_a_commit_could_not_keep_get_another_chance() -> None:
     """The disk was full for a moment: the run stops, and all that was paid for is stored at its end."""
-
     is_full = True
 
     class FullOnce(MemoryStore):
