@@ -1,4 +1,4 @@
-"""What the README says is what there is."""
+"""What the README and the documents say is what there is."""
 
 import re
 import shutil
@@ -16,6 +16,8 @@ from batchchat.write.columns import COLUMNS
 from tests.running import ROOT, batchchat
 
 README = (ROOT / "README.md").read_text()
+DOCS = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+MOST_WORDS = 1_000
 SECTIONS: dict[str, type[BaseModel]] = {
     "input": Input,
     "output": Output,
@@ -27,16 +29,21 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 
-def table_under(heading: str) -> str:
-    """Return the first table after a heading."""
-    match = re.search(rf"## {heading}\n.*?\n((?:\|[^\n]*\n)+)", README, re.DOTALL)
+def table_of(document: str, heading: str = "") -> str:
+    """Return the first table of a document, or the first one after a heading."""
+    match = re.search(rf"{heading}\n.*?\n((?:\|[^\n]*\n)+)", DOCS[document], re.DOTALL)
     assert match is not None
     return match.group(1)
 
 
+def test_readme_is_short() -> None:
+    """A newcomer reads it in a few minutes."""
+    assert len(README.split()) <= MOST_WORDS
+
+
 def test_every_key_of_the_job_file_is_in_the_table() -> None:
     """The keys of the table are the keys of the models, and no others."""
-    named = set(re.findall(r"`([a-z_]+\.[a-z_]+|name)`", "\n".join(_first_cells(table_under("The job file")))))
+    named = set(re.findall(r"`([a-z_]+\.[a-z_]+|name)`", "\n".join(_first_cells(table_of("job-file")))))
     keys = {f"{section}.{key}" for section, model in SECTIONS.items() for key in model.model_fields}
     assert named == keys | {"name", *(f"request.{key}" for key in Request.model_fields)}
     assert set(Job.model_fields) == {*SECTIONS, "name", "request"}
@@ -46,25 +53,25 @@ def test_defaults_in_the_table_are_the_defaults() -> None:
     """Numbers in the table's default column are those of the models."""
     limits = Limits()
     for key in ("max_attempts", "timeout_s", "grace_s"):
-        row = next(line for line in README.splitlines() if f"`limits.{key}`" in line)
+        row = next(line for line in DOCS["job-file"].splitlines() if f"`limits.{key}`" in line)
         assert float(row.split("|")[2]) == getattr(limits, key)
 
 
 def test_every_provider_is_named() -> None:
     """The providers of the table are the presets."""
-    row = next(line for line in README.splitlines() if "`endpoint.provider`" in line)
+    row = next(line for line in DOCS["job-file"].splitlines() if "`endpoint.provider`" in line)
     assert set(re.findall(r"`([a-z]+)`", row.split("|")[3])) == set(PRESETS)
 
 
 def test_columns_of_the_table_are_the_output_contract() -> None:
     """The table names the new columns in their order."""
-    names = re.findall(r"`(\w+)`", "\n".join(_first_cells(table_under("The new columns"))))
+    names = re.findall(r"`(\w+)`", "\n".join(_first_cells(table_of("columns"))))
     assert names == list(COLUMNS)
 
 
 def test_every_command_and_option_is_named() -> None:
     """The table names each command, and the options that a command of the table has exist."""
-    table = table_under("Your own table")
+    table = table_of("commands")
     commands = cli.main.commands
     rows = {name: line for line in table.splitlines() for name in re.findall(r"`([a-z]+)[ `]", line.split("|")[1])}
     assert set(rows) == set(commands)
@@ -76,9 +83,7 @@ def test_every_command_and_option_is_named() -> None:
 
 def test_exit_codes_of_the_table_are_those_of_the_errors() -> None:
     """Each documented exit code is one that an error or an end of a run has."""
-    codes = {
-        int(code) for cell in _first_cells(table_under("Errors and exit codes")) for code in re.findall(r"\d+", cell)
-    }
+    codes = {int(code) for cell in _first_cells(table_of("errors")) for code in re.findall(r"\d+", cell)}
     found = {errors.EXIT_ANSWERED, errors.EXIT_ROWS_FAILED, *(128 + number for number in errors.STOPPING_SIGNALS)}
     found |= {kind.exit_code for kind in (errors.UsageError, errors.CheckpointError)}
     found |= {kind.exit_code for kind in (errors.EndpointRefusedError, errors.LimitReachedError)}
@@ -90,7 +95,7 @@ def test_keys_of_the_summary_are_those_of_the_table(tmp_path: Path) -> None:
     """The object of `--json` has the documented keys, and no others."""
     assert batchchat("init", tmp_path / "job.yaml").code == 0
     found = batchchat("run", tmp_path / "job.yaml", "--json").summary
-    named = re.findall(r"`([a-z_]+)`", "\n".join(_first_cells(table_under("Every night"))))
+    named = re.findall(r"`([a-z_]+)`", "\n".join(_first_cells(table_of("nightly", "## What a run says of itself"))))
     assert sorted(named) == sorted(found)
 
 
@@ -102,9 +107,23 @@ def test_job_on_the_first_screen_is_the_demo_job() -> None:
 
 
 def test_linked_files_exist() -> None:
-    """No link of the README leads nowhere."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+    """No link leads nowhere."""
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_map_names_what_is_there() -> None:
+    """Each folder and file of the map exists, and each folder of the package is on it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = {
+        name
+        for cell in _first_cells(text[text.index("| folder") :].partition("\n\n")[0])
+        for name in re.findall(r"`([^`]+)`", cell)
+    }
+    assert [name for name in named if not (ROOT / "batchchat" / name).exists()] == []
+    folders = {f"{path.parent.relative_to(ROOT / 'batchchat')}/" for path in (ROOT / "batchchat").glob("*/__init__.py")}
+    assert folders - named == set()
 
 
 @pytest.mark.slow
@@ -121,12 +140,17 @@ def test_python_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_try_20_then_all_does_not_ask_the_20_again(tmp_path: Path) -> None:
-    """`run --limit 20` and then `run` is how the README says to begin."""
-    assert batchchat("init", tmp_path / "job.yaml").code == 0
-    first = batchchat("run", tmp_path / "job.yaml", "--limit", "2", "--json")
-    second = batchchat("run", tmp_path / "job.yaml", "--json")
-    assert (first.summary["requests_sent"], second.summary["requests_sent"]) == (2, 4)
+def test_commands_for_a_first_table_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, and the last asks only what those before it did not."""
+    monkeypatch.chdir(tmp_path)
+    block = README.partition("## Your own table")[2].partition("```console\n")[2].partition("```")[0]
+    commands = [line.partition("#")[0].split()[2:] for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["init", "check", "preview", "run", "run"]
+    *others, last = commands
+    for command in others:
+        assert batchchat(*command).code == 0, command
+    summary = batchchat(*last, "--json").summary
+    assert (summary["exit_code"], summary["rows_reused"], summary["rows_asked"]) == (0, 2, 4)
 
 
 def _first_cells(table: str) -> list[str]:
