@@ -22,7 +22,7 @@ from batchchat.commands.plan import prepare
 from batchchat.commands.run import RunOptions, run
 from batchchat.engines.in_process import StopSwitch
 from batchchat.job.file import load_job
-from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.scheduler.scheduler import Scheduler
 
 BEAT_S = 0.005
 SHOWN_FROM_S = 0.01
@@ -50,7 +50,7 @@ class Heart(StopSwitch):
         self._collection_began = 0.0
         self._handle: asyncio.TimerHandle | None = None
 
-    def connect(self, schedule: Schedule | None) -> None:
+    def connect(self, schedule: Scheduler | None) -> None:
         """Begin to beat, or end."""
         super().connect(schedule)
         if schedule is not None:

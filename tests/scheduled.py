@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from batchchat.records import ChatRequest, Chunk, Failure, Progress
-from batchchat.send.budget.account import Spending
+from batchchat.send.budget.account import Account
 from batchchat.send.http.transport import Reply
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import RateLimits
-from batchchat.send.policy.rules import Endpoint, Limits, Rules, Send
+from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits, Send
 from batchchat.send.scheduler.commits import Store
-from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.scheduler.scheduler import Scheduler
 from batchchat.send.state.slots import Slot, Slots
 
 
@@ -24,17 +24,17 @@ def schedule_over(
     concurrency: Concurrency,
     *,
     rates: RateLimits | None = None,
-    account: Spending | None = None,
+    account: Account | None = None,
     observe: Callable[[Progress], None] = lambda _: None,
     endpoint: dict[str, Any] | None = None,
     **rules: Any,
-) -> Schedule:
+) -> Scheduler:
     """Return a schedule; `endpoint` and `rules` are fields of `Endpoint` and `Rules`."""
-    return Schedule(
+    return Scheduler(
         iter(chunks),
         store,
-        Endpoint(send=send, **(endpoint or {})),
-        Limits(rates=rates or RateLimits(None, None), concurrency=concurrency, account=account or Spending()),
+        RunEndpoint(send=send, **(endpoint or {})),
+        RunLimits(rates=rates or RateLimits(None, None), concurrency=concurrency, account=account or Account()),
         Rules(**rules),
         observe,
     )

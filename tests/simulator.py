@@ -13,12 +13,12 @@ from typing import Literal, Protocol
 
 from batchchat.records import ChatRequest, Failure, Usage
 from batchchat.send.limits.admission import Admission
-from batchchat.send.limits.bottleneck import Bound
+from batchchat.send.limits.bottleneck import Bottleneck
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import Allowance, RateLimits
 from batchchat.send.policy import rules
-from batchchat.send.policy.failure_policy import Trouble
-from batchchat.send.policy.rules import Limits, Rules
+from batchchat.send.policy.failure_policy import FailurePolicy
+from batchchat.send.policy.rules import Rules, RunLimits
 from batchchat.send.state.counts import Counts
 from batchchat.send.state.row import Pending
 from batchchat.send.state.slots import Slot
@@ -208,7 +208,7 @@ class Played:
 
     concurrency: Concurrency
     rates: RateLimits
-    bound: Bound
+    bound: Bottleneck
     done_at: list[float] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     tokens: list[tuple[float, int]] = field(default_factory=list)
@@ -254,11 +254,11 @@ def play(
     """Ask rows of an endpoint until all are answered, or until a moment."""
     rates = rates or RateLimits(None, None)
     concurrency = Concurrency(setting, 0.0, largest=LARGEST, remembered=remembered)
-    limits = Limits(rates=rates, concurrency=concurrency)
-    trouble = Trouble(rules.Endpoint(send=never), limits, Rules(max_attempts=6, grace_s=30.0), Counts())
-    admission = Admission(trouble, rates, concurrency, Bound(concurrency, rates))
+    limits = RunLimits(rates=rates, concurrency=concurrency)
+    policy = FailurePolicy(rules.RunEndpoint(send=never), limits, Rules(max_attempts=6, grace_s=30.0), Counts())
+    admission = Admission(policy, rates, concurrency, Bottleneck(concurrency, rates))
     played = Played(concurrency, rates, admission.bound)
-    run = _Run(endpoint, admission, trouble, limits, played, tokens, commit_s, deque(range(rows)), input_at)
+    run = _Run(endpoint, admission, policy, limits, played, tokens, commit_s, deque(range(rows)), input_at)
     run.play(until_s)
     return played
 
@@ -267,8 +267,8 @@ def play(
 class _Run:
     endpoint: Endpoint
     admission: Admission
-    trouble: Trouble
-    limits: Limits
+    policy: FailurePolicy
+    limits: RunLimits
     played: Played
     tokens: Callable[[], int]
     commit_s: float
@@ -352,14 +352,14 @@ class _Run:
             self.played.refused_at.append(self.now)
             self.limits.rates.give_back(slot.reserved)
             failure = Failure("rate_limit", "slow down", 429, retry_after_s=said.retry_after_s)
-            step = self.trouble.follow(pending, slot, failure, self.now)
+            step = self.policy.follow(pending, slot, failure, self.now)
             assert isinstance(step, RetryAt)
             heapq.heappush(self.again, (step.at, next(self.sequence), (pending, tokens)))
             return
         latency_s = round(self.now - slot.started_at, 6)
         usage = Usage(tokens // 2, tokens - tokens // 2)
         self.limits.rates.settle(slot.reserved, len(BODY), usage)
-        self.trouble.pass_through(slot.started_at)
+        self.policy.pass_through(slot.started_at)
         self.limits.concurrency.on_reply(self.now, latency_s, usage.completion_tokens or 0)
         self.played.done_at.append(self.now)
         self.played.latencies_s.append(latency_s)

@@ -7,22 +7,22 @@ from typing import Literal
 import pytest
 
 from batchchat.send.limits.admission import Admission
-from batchchat.send.limits.bottleneck import Bound, Hold
-from batchchat.send.limits.bottleneck import Verdict as Bounds
+from batchchat.send.limits.bottleneck import Bottleneck, Hold
+from batchchat.send.limits.bottleneck import BoundBy as Bounds
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import Allowance, RateLimits
 
 
 def bound_of(
     setting: Literal["auto"] | int = "auto", rates: RateLimits | None = None, *, largest: int = 4_096
-) -> Bound:
+) -> Bottleneck:
     """Return an account that has begun."""
-    bound = Bound(Concurrency(setting, 0.0, largest=largest), rates or RateLimits(None, None))
+    bound = Bottleneck(Concurrency(setting, 0.0, largest=largest), rates or RateLimits(None, None))
     bound.beat(0.0, 0.0)
     return bound
 
 
-def play(bound: Bound, hold: Hold, since_s: int, until_s: int, cpu_share: float = 0.1) -> None:
+def play(bound: Bottleneck, hold: Hold, since_s: int, until_s: int, cpu_share: float = 0.1) -> None:
     """Let one thing hold requests back for some seconds."""
     bound.hold(hold, float(since_s))
     for second in range(since_s + 1, until_s + 1):
@@ -83,31 +83,31 @@ def test_clock_that_stands_still_is_no_fault() -> None:
     assert bound.whole == Bounds()
 
 
-class Gates:
+class Cooldowns:
     """Gates as the test sets them."""
 
     opens_at = 0.0
     is_holding = False
 
 
-def admission_of(gates: Gates, rates: RateLimits, setting: Literal["auto"] | int) -> tuple[Admission, Bound]:
+def admission_of(gates: Cooldowns, rates: RateLimits, setting: Literal["auto"] | int) -> tuple[Admission, Bottleneck]:
     """Return an admission rule and its account."""
     concurrency = Concurrency(setting, 0.0)
-    bound = Bound(concurrency, rates)
+    bound = Bottleneck(concurrency, rates)
     bound.beat(0.0, 0.0)
     return Admission(gates, rates, concurrency, bound), bound
 
 
 def test_request_may_start_when_nothing_holds_it() -> None:
     """A row that is due, an open gate, no rate, a free slot."""
-    admission, _ = admission_of(Gates(), RateLimits(None, None), 4)
+    admission, _ = admission_of(Cooldowns(), RateLimits(None, None), 4)
     assert admission.opens_at(1.0, 1.0, 3, 4) <= 1.0
     assert admission.opens_at(1.0, 2.0, 3, 4) == 2.0
 
 
 def test_full_slots_are_waited_for() -> None:
     """No time says when; the account names the limit."""
-    admission, bound = admission_of(Gates(), RateLimits(None, None), 4)
+    admission, bound = admission_of(Cooldowns(), RateLimits(None, None), 4)
     assert admission.opens_at(1.0, 1.0, 4, 4) == float("inf")
     bound.beat(3.0, 0.0)
     assert bound.whole == Bounds("endpoint", "limits.concurrency: 4")
@@ -116,7 +116,7 @@ def test_full_slots_are_waited_for() -> None:
 def test_rate_is_waited_for() -> None:
     """The next request starts when the pace says; the account names it."""
     rates = RateLimits(60, None)
-    admission, bound = admission_of(Gates(), rates, 4)
+    admission, bound = admission_of(Cooldowns(), rates, 4)
     rates.reserve(1.0, 100)
     assert 1.5 < admission.opens_at(1.0, 1.0, 1, 4) < 2.1
     bound.beat(3.0, 0.0)
@@ -125,7 +125,7 @@ def test_rate_is_waited_for() -> None:
 
 def test_endpoint_that_is_down_gets_one_probe() -> None:
     """While one is under way no other starts, and full slots prove nothing."""
-    gates = Gates()
+    gates = Cooldowns()
     gates.is_holding, gates.opens_at = True, 5.0
     admission, _ = admission_of(gates, RateLimits(None, None), 4)
     assert admission.opens_at(1.0, 1.0, 0, 4) == 5.0
@@ -135,7 +135,7 @@ def test_endpoint_that_is_down_gets_one_probe() -> None:
 
 def test_dry_input_is_what_holds() -> None:
     """Rows that are not there, or that do not fit into memory, are not the endpoint's fault."""
-    admission, bound = admission_of(Gates(), RateLimits(None, None), 4)
+    admission, bound = admission_of(Cooldowns(), RateLimits(None, None), 4)
     admission.on_dry(0.0)
     bound.beat(3.0, 0.0)
     assert bound.whole.kind == "input"

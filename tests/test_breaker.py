@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchchat.send.policy.job_refusals import MOST_HELD, Breaker
+from batchchat.send.policy.job_refusals import MOST_HELD, JobRefusals
 
 
 class Line:
     """Requests that end in the order of their starts, unless told otherwise; rows are their places."""
 
     def __init__(self) -> None:
-        self.breaker: Breaker[int] = Breaker()
+        self.breaker: JobRefusals[int] = JobRefusals()
 
     def refuse(self, mark: str = "bad") -> list[int]:
         """Start a request and let it be refused."""

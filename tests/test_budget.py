@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchchat.records import ChatRequest, Completion, Failure, Media, Price, Progress, Usage
-from batchchat.send.budget.account import Entry, Spending
+from batchchat.send.budget.account import Account, BudgetState
 from batchchat.send.budget.ledger import Budget
 from batchchat.send.budget.worst_case import (
     FIRST_IMAGE,
@@ -65,9 +65,9 @@ def worst_of(**fields: Any) -> Amount:
     return WorstCase(lambda _: PRICE).request(known_size(request_of(**fields)), Turn())
 
 
-def spending_of(limit: Amount, *, has_schema: bool = False) -> Spending:
+def spending_of(limit: Amount, *, has_schema: bool = False) -> Account:
     """Return an account whose store knows everything at once."""
-    spending = Spending(Budget(limit), WorstCase(lambda _: PRICE, has_schema))
+    spending = Account(Budget(limit), WorstCase(lambda _: PRICE, has_schema))
     spending.budget.tell(WITHOUT_LIMIT)  # type: ignore[union-attr]
     spending.has_told()
     return spending
@@ -92,23 +92,23 @@ def cost_of(row: Pending) -> RowCost:
     return row.cost
 
 
-def entry(account: Spending, row: Pending, *, is_quiet: bool) -> Entry | Failure:
+def entry(account: Account, row: Pending, *, is_quiet: bool) -> BudgetState | Failure:
     """Ask whether a row's next request may start."""
     return account.entry(cost_of(row), row.turn, row.told_tokens, is_quiet=is_quiet)
 
 
-def start(account: Spending, row: Pending) -> None:
+def start(account: Account, row: Pending) -> None:
     """Start a row's next request."""
     account.start(cost_of(row), row.turn, row.told_tokens)
 
 
-def settle(account: Spending, row: Pending, reply: Reply | None, read: Completion | Failure) -> None:
+def settle(account: Account, row: Pending, reply: Reply | None, read: Completion | Failure) -> None:
     """Take what came of a row's request, as the run does."""
     is_billed = may_be_billed(read, reply.status if reply else None)
     account.settle(cost_of(row), row.turn, read, may_be_billed=is_billed)
 
 
-def release(account: Spending, row: Pending) -> None:
+def release(account: Account, row: Pending) -> None:
     """Free what is still set aside for a row."""
     account.release(cost_of(row))
 
@@ -141,14 +141,14 @@ def test_whatever_happens_the_bill_stays_within_the_budget(seed: int, limit: int
     """Starts, replies, losses, commits on their way, kills: neither the run nor its store ever knows of less."""
     chance = Random(seed)
     limits = Amount(limit * 2e-6, float(limit))
-    spending, bill, stored = Spending(Budget(limits), WorstCase(lambda _: PRICE, has_schema)), Bill(), NOTHING
+    spending, bill, stored = Account(Budget(limits), WorstCase(lambda _: PRICE, has_schema)), Bill(), NOTHING
     on_its_way: Amount | None = None
     for name in chance.choices(list(STEPS), list(STEPS.values()), k=1_200):
         budget = spending.budget
         assert budget is not None
         if name == "start" and len(bill.in_flight) < 4:
             pending = row_of(request_of("x" * chance.randint(1, 500)))
-            if entry(spending, pending, is_quiet=False) is Entry.OPEN:
+            if entry(spending, pending, is_quiet=False) is BudgetState.OPEN:
                 start(spending, pending)
                 size = len(pending.request.body)
                 usage = Usage(chance.randint(size // 2, size), chance.randint(50, 100))
@@ -166,7 +166,7 @@ def test_whatever_happens_the_bill_stays_within_the_budget(seed: int, limit: int
             bill.in_flight.clear()
             stored = chance.choice([stored, on_its_way or stored])
             on_its_way = None
-            spending = Spending(Budget(limits, stored), WorstCase(lambda _: PRICE, has_schema))
+            spending = Account(Budget(limits, stored), WorstCase(lambda _: PRICE, has_schema))
         elif bill.in_flight and name in ("answer", "unknown", "refuse", "no usage"):
             pending, usage = bill.in_flight.pop(chance.randrange(len(bill.in_flight)))
             if name != "refuse":
@@ -201,14 +201,14 @@ def test_reply_frees_what_was_set_aside_beyond_its_cost() -> None:
     worst = worst_of()
     spending = spending_of(Amount(worst.usd * 1.5, worst.tokens * 1.5))
     first, second = row_of(request_of()), row_of(request_of())
-    assert entry(spending, first, is_quiet=True) is Entry.OPEN
+    assert entry(spending, first, is_quiet=True) is BudgetState.OPEN
     start(spending, first)
-    assert entry(spending, second, is_quiet=False) is Entry.WAIT
+    assert entry(spending, second, is_quiet=False) is BudgetState.WAIT
     settle(spending, first, REPLY, completion(10, 5))
     release(spending, first)
     assert spending.budget is not None
     assert spending.budget.total == Amount((10 * 1.0 + 5 * 4.0) / 1e6, 15.0)
-    assert entry(spending, second, is_quiet=True) is Entry.OPEN
+    assert entry(spending, second, is_quiet=True) is BudgetState.OPEN
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_what_may_have_been_billed_stays_charged(
 def test_budget_is_over_only_when_nothing_can_free_more() -> None:
     """While anything is in flight the next row waits; after that there is a reason, with figures and what to do."""
     spending = spending_of(Amount(1e-6, 1e9))
-    assert entry(spending, row_of(request_of()), is_quiet=False) is Entry.WAIT
-    assert entry(spending, row_of(request_of()), is_quiet=True) is Entry.OVER
+    assert entry(spending, row_of(request_of()), is_quiet=False) is BudgetState.WAIT
+    assert entry(spending, row_of(request_of()), is_quiet=True) is BudgetState.OVER
     name, reason = spending.end
     assert name == "budget_usd"
     assert reason.startswith("limits.budget_usd: $0 of $1e-06 are spent, and the next row may take $")
@@ -247,12 +247,12 @@ def test_budget_is_over_only_when_nothing_can_free_more() -> None:
 
 def test_request_waits_for_the_store_to_know_of_it() -> None:
     """Nothing is sent of which a kill would leave no trace; one more commit lets it go."""
-    spending, pending = Spending(Budget(Amount(1.0, 1e9)), WorstCase(lambda _: PRICE)), row_of(request_of())
-    assert entry(spending, pending, is_quiet=True) is Entry.TELL
+    spending, pending = Account(Budget(Amount(1.0, 1e9)), WorstCase(lambda _: PRICE)), row_of(request_of())
+    assert entry(spending, pending, is_quiet=True) is BudgetState.TELL
     spending.tell(free_slots=1)
-    assert entry(spending, pending, is_quiet=True) is Entry.TELL
+    assert entry(spending, pending, is_quiet=True) is BudgetState.TELL
     spending.has_told()
-    assert entry(spending, pending, is_quiet=True) is Entry.OPEN
+    assert entry(spending, pending, is_quiet=True) is BudgetState.OPEN
     noted = spending.noted(Progress())
     assert noted.held_usd == pytest.approx(worst_of().usd)
     assert noted.held_tokens == worst_of().tokens
@@ -262,7 +262,7 @@ def test_kill_counts_little_as_gone_that_was_never_sent() -> None:
     """The store is told of a tenth of what is left beforehand, however many slots are free, or of one request."""
     worst = worst_of()
     for affordable, told in ((40, 4), (2, 1)):
-        spending = Spending(
+        spending = Account(
             Budget(Amount(worst.usd * affordable, worst.tokens * affordable)), WorstCase(lambda _: PRICE)
         )
         entry(spending, row_of(request_of()), is_quiet=True)
@@ -278,11 +278,11 @@ def test_few_start_before_a_first_reply_shows_what_one_costs() -> None:
     spending = spending_of(Amount(worst.usd * 40, worst.tokens * 40))
     pendings = [row_of(request_of()) for _ in range(10)]
     for pending in pendings:
-        if entry(spending, pending, is_quiet=False) is Entry.OPEN:
+        if entry(spending, pending, is_quiet=False) is BudgetState.OPEN:
             start(spending, pending)
     assert sum(cost_of(pending).charge is not None for pending in pendings) == 4
     settle(spending, pendings[0], REPLY, completion(10, 5))
-    assert entry(spending, pendings[9], is_quiet=False) is Entry.OPEN
+    assert entry(spending, pendings[9], is_quiet=False) is BudgetState.OPEN
 
 
 # The worst case of a request
@@ -324,9 +324,9 @@ def test_row_of_a_model_without_price_fails_under_a_budget_of_dollars_alone() ->
     """Tokens can be counted without a price, dollars cannot."""
     prices = {"known": PRICE}.get
     for limit, is_refused in ((Amount(1.0, 1e9), True), (Amount(WITHOUT_LIMIT.usd, 1e9), False)):
-        spending = Spending(Budget(limit), WorstCase(prices))
+        spending = Account(Budget(limit), WorstCase(prices))
         assert isinstance(entry(spending, row_of(request_of()), is_quiet=True), Failure) == is_refused
-        assert entry(spending, row_of(request_of(model="known")), is_quiet=True) is Entry.TELL
+        assert entry(spending, row_of(request_of(model="known")), is_quiet=True) is BudgetState.TELL
 
 
 @pytest.mark.parametrize(("above", "is_dearer"), [(50, True), (100_000, False)])
@@ -430,7 +430,7 @@ def test_all_turns_together_stay_within_what_was_set_aside_for_the_row(
         if not isinstance(judged, Turn):
             break
         pending.turn, pending.last = judged, (said, REPLY)
-        assert entry(spending, pending, is_quiet=False) is Entry.OPEN
+        assert entry(spending, pending, is_quiet=False) is BudgetState.OPEN
         start(spending, pending)
     assert turns > 1
     assert billed <= set_aside
@@ -472,7 +472,7 @@ def run_within(
     async def sent(_: ChatRequest, __: bytes, ___: bool) -> Reply:
         return send()
 
-    account = Spending(Budget(Amount(math.inf, tokens)), WorstCase(lambda _: PRICE, structure is not None))
+    account = Account(Budget(Amount(math.inf, tokens)), WorstCase(lambda _: PRICE, structure is not None))
     schedule = schedule_over(
         [requests(rows, max_tokens=20)],
         store,

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.shared_cost import SharedCost
 from batchchat.checkpoint.store import open_checkpoint
 from batchchat.checkpoint.tables import COLUMNS, Stored, answer_of
 from batchchat.errors import InterruptedRunError
@@ -134,14 +134,14 @@ def test_outcomes_have_their_cost_exactly_once() -> None:
     numbers = [*range(40), 2**15 - 1, 2**15, 2**15 + 1, 2**40, 2**62, -1]
     stored = [Stored(table, number) for number in numbers for table in ("answers", "failures")]
     keys = [b"%d" % number for number in range(len(stored))]
-    place, billed = dict[bytes | None, Stored](zip(keys, stored, strict=True)), Billed()
+    place, billed = dict[bytes | None, Stored](zip(keys, stored, strict=True)), SharedCost()
     for number, key in enumerate(keys):
         nobody = [None, b"unknown"]
         shared = billed.shared_out([*nobody, key, key, key], {key: answer}, place)
         assert shared == [None, None, answer, free, free]
         earlier = keys[: number + 1]
         assert billed.shared_out(earlier, dict.fromkeys(earlier, answer), place) == [free] * len(earlier)
-    more = Billed()
+    more = SharedCost()
     for _ in range(2):
         assert more.shared_out([b"1", b"2", b"1"], {b"1": unpriced, b"2": failed}, place) == [
             unpriced,

@@ -30,7 +30,7 @@ import os
 from batchchat.__main__ import main
 from batchchat.checkpoint.store import Checkpoint
 from batchchat.prompt.request import Prompt
-from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.scheduler.scheduler import Scheduler
 from batchchat.send.http.transport import Transport
 
 def announce(owner, name, words):
@@ -42,7 +42,7 @@ def announce(owner, name, words):
     setattr(owner, name, announced)
 
 announce(Prompt, "request", lambda row: f"renders {row.values['text']}")
-announce(Schedule, "stop", lambda reason: "stops")
+announce(Scheduler, "stop", lambda reason: "stops")
 announce(Transport, "send", lambda body: "sends")
 announce(Checkpoint, "commit", lambda outcomes, progress: f"has {progress.rows_answered}")
 """

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from batchchat.send.limits.inferred_rate import BEYOND, Inferred
+from batchchat.send.limits.inferred_rate import BEYOND, InferredRate
 
 
-def start_evenly(inferred: Inferred, since_s: float, until_s: float, per_s: float) -> None:
+def start_evenly(inferred: InferredRate, since_s: float, until_s: float, per_s: float) -> None:
     """Start requests at a steady rate."""
     for number in range(int((until_s - since_s) * per_s)):
         inferred.on_start(since_s + number / per_s)
@@ -17,7 +17,7 @@ def start_evenly(inferred: Inferred, since_s: float, until_s: float, per_s: floa
 
 def test_nothing_is_held_back_before_a_refusal() -> None:
     """Any number of requests may start."""
-    inferred = Inferred()
+    inferred = InferredRate()
     start_evenly(inferred, 0.0, 3.0, 1_000)
     assert inferred.opens_at() == -math.inf
     assert inferred.pace is None
@@ -25,7 +25,7 @@ def test_nothing_is_held_back_before_a_refusal() -> None:
 
 def test_first_refusal_may_be_about_the_number_in_flight() -> None:
     """It says nothing about a rate: what starts next only waits until the rest of the burst has been heard."""
-    inferred = Inferred()
+    inferred = InferredRate()
     start_evenly(inferred, 0.0, 3.0, 100)
     assert not inferred.on_refusal(2.99, 3.0, 50, is_new=True)
     assert inferred.opens_at() == pytest.approx(3.01)
@@ -36,7 +36,7 @@ def test_first_refusal_may_be_about_the_number_in_flight() -> None:
 
 def test_refusal_with_fewer_in_flight_is_for_a_rate() -> None:
     """Between two refusals 500 were let in within 10 s: the pace is a little below 50 a second."""
-    inferred = Inferred()
+    inferred = InferredRate()
     start_evenly(inferred, 0.0, 3.0, 100)
     inferred.on_refusal(2.99, 3.0, 50, is_new=True)
     inferred.on_refusal(2.995, 3.005, 20, is_new=True)
@@ -50,7 +50,7 @@ def test_refusal_with_fewer_in_flight_is_for_a_rate() -> None:
 
 def test_after_a_burst_one_request_asks_first() -> None:
     """The next start waits for the replies that still come; those after it follow at a growing pace."""
-    inferred = Inferred()
+    inferred = InferredRate()
     start_evenly(inferred, 0.0, 3.0, 100)
     inferred.on_refusal(2.9, 3.0, 0, is_new=True)
     first_at = inferred.opens_at()
@@ -66,7 +66,7 @@ def test_after_a_burst_one_request_asks_first() -> None:
 
 def test_well_known_rate_is_tested_gently_and_forgotten_when_gone() -> None:
     """The pace reaches its rate only after many requests; far beyond it, and long after, there is no limit any more."""
-    inferred = Inferred(3_000)
+    inferred = InferredRate(3_000)
     now, starts, rate = 0.0, 0, 0.0
     while rate < 50:
         now, starts = max(now, inferred.opens_at()), starts + 1
@@ -83,7 +83,7 @@ def test_well_known_rate_is_tested_gently_and_forgotten_when_gone() -> None:
 
 def test_full_window_tells_the_allowance() -> None:
     """Of 60 s the first ten let in 600 and the others none: that is ten a second."""
-    inferred = Inferred()
+    inferred = InferredRate()
     start_evenly(inferred, 0.0, 10.0, 60)
     inferred.on_refusal(9.99, 10.0, 0, is_new=True)
     for at in (12.0, 20.0, 40.0):

@@ -27,7 +27,7 @@ from batchchat.send.reply.failures import CLOSED_WHILE_IDLE
 from batchchat.send.reply.reply import read_reply
 from batchchat.send.scheduler.commits import ENOUGH_ROWS
 from batchchat.send.scheduler.queue import READY_LOW_WATER
-from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.scheduler.scheduler import Scheduler
 from tests.scheduled import schedule_over
 
 Send = Callable[[bytes], Awaitable[Reply | Failure]]
@@ -116,7 +116,7 @@ def schedule_of(
     grace_s: float = HANG_S,
     rates: RateLimits | None = None,
     observe: Callable[[Progress], None] = lambda _: None,
-) -> Schedule:
+) -> Scheduler:
     """Return a schedule that waits for nothing but what the test makes it wait for."""
     limit = concurrency if isinstance(concurrency, Concurrency) else Concurrency(concurrency, time.monotonic())
     return schedule_over(
@@ -131,7 +131,7 @@ def schedule_of(
     )
 
 
-async def run(schedule: Schedule) -> Progress:
+async def run(schedule: Scheduler) -> Progress:
     """Run it to its end; a hang is a failure."""
     return await asyncio.wait_for(schedule.run(), HANG_S)
 

@@ -15,10 +15,10 @@ from batchchat.send.policy.failure_policy import (
     UNREACHED_TRIES,
     UNSENT_IN_A_ROW,
     Charge,
+    FailurePolicy,
     GiveUp,
-    Trouble,
 )
-from batchchat.send.policy.rules import Endpoint, Limits, Rules
+from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits
 from batchchat.send.reply.failures import CLOSED_WHILE_IDLE
 from batchchat.send.state.counts import Counts
 from batchchat.send.state.row import Pending
@@ -48,10 +48,10 @@ class World:
         reached: str = "",
     ) -> None:
         self.counts = Counts()
-        endpoint = Endpoint(send=never, base_url="https://api/v1", reached=reached)
-        limits = Limits(rates=RateLimits(None, None), concurrency=Concurrency(64, 0.0))
+        endpoint = RunEndpoint(send=never, base_url="https://api/v1", reached=reached)
+        limits = RunLimits(rates=RateLimits(None, None), concurrency=Concurrency(64, 0.0))
         rules = Rules(max_attempts=6, grace_s=30.0, max_outage_s=max_outage_s, waits_for_first=waits_for_first)
-        self.trouble = Trouble(endpoint, limits, rules, self.counts)
+        self.trouble = FailurePolicy(endpoint, limits, rules, self.counts)
         self.now = 100.0
         self.rows: dict[str, Pending] = {}
         if has_worked:

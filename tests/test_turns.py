@@ -29,7 +29,7 @@ from batchchat.send.http.transport import Reply
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import RateLimits
 from batchchat.send.policy.rules import EMPTY_TRIES, Send
-from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.scheduler.scheduler import Scheduler
 from batchchat.send.structured.judge import Structure
 from tests.scheduled import schedule_over
 from tests.test_schedule import ANSWER, HANG_S, MemoryStore, refusal
@@ -62,7 +62,7 @@ def schedule_of(
     in_flight_bytes: int = 2**63,
     max_attempts: int = 6,
     observe: Callable[[Progress], None] = lambda _: None,
-) -> Schedule:
+) -> Scheduler:
     """Return a schedule over one chunk, of answers that must fit the schema."""
     return schedule_over(
         [chunk],
@@ -258,7 +258,7 @@ def test_paid_turns_are_in_the_bound_of_a_kill() -> None:
 
 def test_stop_between_turns_counts_what_was_paid() -> None:
     """A stopped run leaves the row unasked, and says that a request may be billed twice."""
-    schedule: Schedule
+    schedule: Scheduler
 
     async def send(request: ChatRequest, body: bytes, wants_new: bool) -> Reply | Failure:
         schedule.stop(KILLED)

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.shared_cost import SharedCost
 from batchchat.checkpoint.store import open_checkpoint
 from batchchat.commands import verify as verifying
 from batchchat.commands.export import export
@@ -426,7 +426,7 @@ def test_part_of_a_file_is_compared_alone(job: Path, suffix: str) -> None:
         open_checkpoint(plan.checkpoint_path, is_read_only=True) as checkpoint,
         Comparison(output, plan.output, plan.source.schema) as comparison,
     ):
-        answers = answer_columns(outcomes_of(plan, checkpoint, last, Billed()), plan.output)
+        answers = answer_columns(outcomes_of(plan, checkpoint, last, SharedCost()), plan.output)
         assert comparison.begin() is None
         comparison.skip(first.frame.height)
         assert comparison.compare(last, answers) is None

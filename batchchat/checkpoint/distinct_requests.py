@@ -65,7 +65,7 @@ class Totals:
     max_tokens: int | None
 
 
-class Census:
+class DistinctRequests:
     """The requests counted so far; one thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -121,7 +121,7 @@ def _marks(values: Sequence[str]) -> str:
 
 
 @contextmanager
-def taken_census() -> Iterator[Census]:
+def taken_census() -> Iterator[DistinctRequests]:
     """Begin a census, for as long as the block lasts.
 
     Raises:
@@ -133,7 +133,7 @@ def taken_census() -> Iterator[Census]:
         with _guarded():
             connection.execute(f"PRAGMA cache_size = -{CACHE_KB}")
             connection.executescript(_SCHEMA)
-        yield Census(connection)
+        yield DistinctRequests(connection)
     finally:
         connection.close()
 

@@ -9,7 +9,7 @@ from batchchat.records import Outcome
 _PAGE_BITS = 15
 
 
-class Billed:
+class SharedCost:
     """The outcomes that were met, as a bit for each of their rows."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from batchchat.checkpoint import schema as migrations
 from batchchat.checkpoint.files import create, exists
 from batchchat.checkpoint.schema import migrate
-from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.shared_cost import SharedCost
 from batchchat.checkpoint.sqlite import PAGE_BYTES, connected, translated, version_of
 from batchchat.checkpoint.tables import (
     COLUMNS,
@@ -37,7 +37,7 @@ from batchchat.checkpoint.tables import (
     settled_of,
     settled_row,
 )
-from batchchat.checkpoint.used_answers import KINDS, Uses
+from batchchat.checkpoint.used_answers import KINDS, UsedAnswers
 from batchchat.crash_points import crash_point
 from batchchat.errors import CheckpointError, CheckpointMissingError
 from batchchat.records import Answer, FailedRow, Outcome, Progress, Settled
@@ -84,7 +84,7 @@ class Checkpoint:
         self.damaged_count = 0
         self._connection = connection
         self._run: RunRecord | None = None
-        self._uses = Uses(connection)
+        self._uses = UsedAnswers(connection)
 
     def start_run(self, rows_total: int, *, is_aside: bool = False) -> RunRecord | None:
         """Begin a run; return the one before it, or None.
@@ -176,7 +176,7 @@ class Checkpoint:
         keys: Sequence[bytes | None],
         *,
         with_replies: bool = False,
-        billed: Billed | None = None,
+        billed: SharedCost | None = None,
         notes_use: bool = False,
     ) -> list[Outcome | None]:
         """Return each key's outcome, in order; None for a key that is None or has none.

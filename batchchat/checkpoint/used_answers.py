@@ -24,7 +24,7 @@ Marks = dict[int, bytearray]
 """Bits by part."""
 
 
-class Uses:
+class UsedAnswers:
     """What the output that is being written has, over a connection to the checkpoint."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:

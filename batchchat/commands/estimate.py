@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from statistics import fmean
 
-from batchchat.checkpoint.distinct_requests import Census, Counted, taken_census
+from batchchat.checkpoint.distinct_requests import Counted, DistinctRequests, taken_census
 from batchchat.checkpoint.salvage import salvaged_copy
 from batchchat.checkpoint.store import Checkpoint, open_checkpoint
 from batchchat.commands.plan import Plan, chunks, opened, remembering
@@ -112,7 +112,7 @@ def _as_it_is(plan: Plan) -> Iterator[tuple[Plan, Checkpoint | None]]:
         yield stack.enter_context(remembering(plan, is_read_only=True)), checkpoint
 
 
-def _take(plan: Plan, census: Census, standings: Callable[[Sequence[bytes]], dict[bytes, str]]) -> int:
+def _take(plan: Plan, census: DistinctRequests, standings: Callable[[Sequence[bytes]], dict[bytes, str]]) -> int:
     """Count the requests of all rows; return how many rows make none."""
     unaskable = 0
     allowed = _allowed(plan.job.request)
@@ -222,7 +222,7 @@ def _sample(outcomes: dict[bytes, Outcome | None], asked: set[bytes], price: Pri
     )
 
 
-def _estimate(plan: Plan, price: Price | None, census: Census, unaskable: int, known: Known) -> Estimate:
+def _estimate(plan: Plan, price: Price | None, census: DistinctRequests, unaskable: int, known: Known) -> Estimate:
     to_ask = census.totals(OPEN)
     answered, failed = (
         census.totals(one).row_count + census.totals(SAMPLED[one]).row_count for one in (ANSWERED, FAILED)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from batchchat.checkpoint.files import own_files
 from batchchat.checkpoint.output_segments import open_segments
-from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.shared_cost import SharedCost
 from batchchat.checkpoint.sqlite import damaged
 from batchchat.errors import InputError, OutputError
 from batchchat.read.paths import folder_of, would_read
@@ -21,7 +21,7 @@ from batchchat.records import Batch, ChatRequest, FailedRow, Failure, Outcome
 from batchchat.runtime import undisturbed
 from batchchat.write.append import appending, check_append
 from batchchat.write.columns import answer_columns
-from batchchat.write.output_folder import PartitionSink, check_output_folder, left_behind, output_files
+from batchchat.write.output_folder import FolderSink, check_output_folder, left_behind, output_files
 from batchchat.write.sink import Sink, check_output
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def write_output(
         InputError: a row has no outcome, because the input changed under the run; with `is_partial` it has nulls.
         CheckpointDamagedError: an outcome cannot be read any more; with `is_partial` its row has nulls.
     """
-    damaged_count, billed = checkpoint.damaged_count, Billed()
+    damaged_count, billed = checkpoint.damaged_count, SharedCost()
     with undisturbed(), _output(plan) as output:
         for batch in plan.source.batches(values_of=plan.prompt.template.columns):
             outcomes = outcomes_of(plan, checkpoint, batch, billed, notes_use=not is_partial)
@@ -157,7 +157,7 @@ def _output(plan: Plan) -> Iterator[list[Target]]:
         if path is None:
             yield []
         elif plan.is_output_folder:
-            yield [stack.enter_context(PartitionSink(plan.outputs, columns, schema))]
+            yield [stack.enter_context(FolderSink(plan.outputs, columns, schema))]
         elif plan.job.output.mode == "append":
             segments = stack.enter_context(open_segments(plan.checkpoint_path))
             put = appending(path, plan.source.digest(), segments)
@@ -167,7 +167,7 @@ def _output(plan: Plan) -> Iterator[list[Target]]:
 
 
 def outcomes_of(
-    plan: Plan, checkpoint: Checkpoint, batch: Batch, billed: Billed, *, notes_use: bool = False
+    plan: Plan, checkpoint: Checkpoint, batch: Batch, billed: SharedCost, *, notes_use: bool = False
 ) -> list[Outcome | None]:
     """Return the outcome of each row of a batch, None where the checkpoint has none; what is `billed` costs no more."""
     made = [plan.prompt.request(row) for row in batch.rows]

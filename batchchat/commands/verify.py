@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from batchchat.checkpoint.output_segments import open_segments
-from batchchat.checkpoint.shared_cost import Billed
+from batchchat.checkpoint.shared_cost import SharedCost
 from batchchat.checkpoint.store import Checkpoint, open_checkpoint
 from batchchat.commands.output import outcomes_of
 from batchchat.commands.plan import Plan, remembering
@@ -106,7 +106,7 @@ def _compare_files(plan: Plan, checkpoint: Checkpoint, part: Part, found: Verifi
     media = replace(plan.prompt.media, as_read=True)
     plan = replace(plan, prompt=replace(plan.prompt, media=media))
     batches = plan.source.batches(values_of=plan.prompt.template.columns)
-    outcomes_for = partial(outcomes_of, plan, checkpoint, billed=Billed())
+    outcomes_for = partial(outcomes_of, plan, checkpoint, billed=SharedCost())
     if not plan.is_output_folder:
         return _compare(plan, plan.outputs[0], part, ((one, outcomes_for(one)) for one in batches), found)
     by_file = groupby(batches, key=lambda batch: batch.file)

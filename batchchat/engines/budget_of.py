@@ -14,7 +14,7 @@ from batchchat.job.job import Job
 from batchchat.prices import Prices
 from batchchat.records import Price
 from batchchat.runs import RunRecord
-from batchchat.send.budget.account import Spending
+from batchchat.send.budget.account import Account
 from batchchat.send.budget.cost import PER_MILLION
 from batchchat.send.budget.ledger import Budget
 from batchchat.send.budget.worst_case import Prices as PriceOf
@@ -60,14 +60,14 @@ def known_prices(job: Job, api_key: str | None) -> Prices:
 
 def spending_of(
     job: Job, prices: PriceOf, price: Price | None, runs: Iterable[RunRecord], *, has_schema: bool
-) -> Spending:
+) -> Account:
     """Return the account of a run under the job's budget, if it has one.
 
     `runs` are the runs of its checkpoint so far. Tokens of theirs whose price was not known count at the present price.
     """
     limits = job.limits
     if limits.budget_usd is None and limits.budget_tokens is None:
-        return Spending()
+        return Account()
     limit = Amount(
         WITHOUT_LIMIT.usd if limits.budget_usd is None else limits.budget_usd,
         WITHOUT_LIMIT.tokens if limits.budget_tokens is None else float(limits.budget_tokens),
@@ -75,7 +75,7 @@ def spending_of(
     before = NOTHING
     for run in runs if limits.budget_scope == "job" else ():
         before += _spent(run, price)
-    return Spending(Budget(limit, before), WorstCase(prices, has_schema))
+    return Account(Budget(limit, before), WorstCase(prices, has_schema))
 
 
 def _spent(run: RunRecord, price: Price | None) -> Amount:

@@ -18,21 +18,20 @@ from batchchat.checkpoint.store import Checkpoint
 from batchchat.engines.budget_of import spending_of
 from batchchat.errors import STOPPING_SIGNALS, BatchchatError, CheckpointError, InterruptedRunError, StorageError
 from batchchat.job.deadline import in_words, seconds_until
-from batchchat.job.job import Job
-from batchchat.job.job import Limits as JobLimits
+from batchchat.job.job import Job, Limits
 from batchchat.prices import Prices
 from batchchat.prompt.media.folder import MediaError, build
 from batchchat.prompt.media.resize_process import image_process
 from batchchat.records import ChatRequest, Chunk, Failure, Progress, Settled
 from batchchat.runtime import undisturbed
-from batchchat.send.budget.account import Spending
+from batchchat.send.budget.account import Account
 from batchchat.send.budget.cost import Costs
 from batchchat.send.http.deadline import TimeLimits
 from batchchat.send.http.transport import Reply, Transport
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import RateLimits
-from batchchat.send.policy.rules import Endpoint, Limits, Rules, Send
-from batchchat.send.scheduler.scheduler import Schedule
+from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits, Send
+from batchchat.send.scheduler.scheduler import Scheduler
 from batchchat.send.structured.judge import Structure
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class StopSwitch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._target: tuple[asyncio.AbstractEventLoop, Schedule] | None = None
+        self._target: tuple[asyncio.AbstractEventLoop, Scheduler] | None = None
         self._reason: BatchchatError | None = None
 
     def stop(self, reason: BatchchatError) -> None:
@@ -65,7 +64,7 @@ class StopSwitch:
                 loop, schedule = self._target
                 loop.call_soon_threadsafe(functools.partial(schedule.stop, reason, is_urgent=is_urgent))
 
-    def connect(self, schedule: Schedule | None) -> None:
+    def connect(self, schedule: Scheduler | None) -> None:
         """Name the run to stop; None when there is none any more. Called in the run's event loop."""
         with self._lock:
             self._target = (asyncio.get_running_loop(), schedule) if schedule else None
@@ -132,7 +131,7 @@ class Asking:
             endpoint = self._endpoint(send, transport.halt)
             runner.run(
                 _run(
-                    Schedule(
+                    Scheduler(
                         feed,
                         store=store,
                         endpoint=endpoint,
@@ -157,9 +156,9 @@ class Asking:
             return self.checkpoint.remembered(*endpoint_of(self.job)) or Settled()
         return Settled()
 
-    def _endpoint(self, send: Send, halt: Callable[[], None]) -> Endpoint:
+    def _endpoint(self, send: Send, halt: Callable[[], None]) -> RunEndpoint:
         before = self.checkpoint.last_run()
-        return Endpoint(
+        return RunEndpoint(
             send=send,
             halt=halt,
             base_url=self.job.endpoint.resolved_base_url,
@@ -169,7 +168,7 @@ class Asking:
             structure=self._structure,
         )
 
-    def _limits(self, most: int) -> Limits:
+    def _limits(self, most: int) -> RunLimits:
         """Return where the run starts from; `most` connections are what the system allows."""
         limits = self.job.limits
         settled = self.checkpoint.remembered(*endpoint_of(self.job)) or Settled()
@@ -180,7 +179,7 @@ class Asking:
             remembered=settled.concurrency,
         )
         rates = RateLimits(limits.requests_per_minute, limits.tokens_per_minute, settled)
-        return Limits(rates=rates, concurrency=concurrency, account=self._spending())
+        return RunLimits(rates=rates, concurrency=concurrency, account=self._spending())
 
     def _rules(self, most: int) -> Rules:
         limits, deadline = self.job.limits, self.job.limits.deadline
@@ -202,12 +201,12 @@ class Asking:
             notes=notes,
         )
 
-    def _spending(self) -> Spending:
+    def _spending(self) -> Account:
         has_schema, runs = self._structure is not None, self.checkpoint.runs()
         return spending_of(self.job, self._prices.of, price=self._prices.one, runs=runs, has_schema=has_schema)
 
 
-async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch) -> None:
+async def _run(schedule: Scheduler, transport: Transport, stop_switch: StopSwitch) -> None:
     stop_switch.connect(schedule)
     # Large replies are read in a thread, but one at a time: several would keep Python's lock from the loop by turns.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "read"))
@@ -219,7 +218,7 @@ async def _run(schedule: Schedule, transport: Transport, stop_switch: StopSwitch
         await transport.aclose()
 
 
-def _time_limits(limits: JobLimits) -> TimeLimits:
+def _time_limits(limits: Limits) -> TimeLimits:
     whole_s = limits.timeout_s
     return TimeLimits(
         limits.connect_timeout_s,
@@ -277,7 +276,7 @@ class _CheckpointStore:
 
 
 @contextmanager
-def _stopped_by_signals(schedule: Schedule) -> Iterator[None]:
+def _stopped_by_signals(schedule: Scheduler) -> Iterator[None]:
     """Let a signal stop the schedule, and a Ctrl-C after it at once; a terminal that closes may send SIGHUP twice.
 
     Only the main thread gets signals. One that is ignored (`nohup`) stays so.

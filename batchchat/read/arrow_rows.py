@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from batchchat.errors import InputError
 from batchchat.read.arrow_dtype import check_readable, common_dtype
 from batchchat.read.streams import STREAM_BUFFER_BYTES, reading
-from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table, columns_of, different_columns, split
+from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Table, TableChunk, columns_of, different_columns, split
 
 _PROBE_ROWS = 8
 
@@ -78,14 +78,14 @@ def _chunks(
     frames_of: Callable[[Path, Sequence[str]], Iterator[pl.DataFrame]],
     schema: pl.Schema,
     columns: Sequence[str],
-) -> Iterator[Chunk]:
+) -> Iterator[TableChunk]:
     names = list(columns) or schema.names()[:1]
     wanted = pl.Schema({name: schema[name] for name in names})
     for number, file in enumerate(files):
         for frame in frames_of(file, names):
             selected = columns_of(frame, names)
             for part in split(_cast(selected, wanted)):
-                yield Chunk(part, part.height, file=number)
+                yield TableChunk(part, part.height, file=number)
 
 
 def _cast(frame: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:

@@ -20,7 +20,7 @@ import pyarrow.csv as pa_csv
 from batchchat.errors import InputError
 from batchchat.read.csv_dtype import CANDIDATES, final_dtype, remaining, typed
 from batchchat.read.streams import MAX_ROW_BYTES, open_bytes, open_bytes_with_end, reading
-from batchchat.read.table import Chunk, Table, different_columns, split
+from batchchat.read.table import Table, TableChunk, different_columns, split
 
 # A row must fit in a block. Blocks start small, to keep memory low, and grow only for a file with huge cells.
 _BLOCK_BYTES = (1 << 20, 16 << 20, MAX_ROW_BYTES)
@@ -47,12 +47,12 @@ def csv_table(files: Sequence[Path]) -> Table:
     return Table(schema, total_rows, partial(_chunks, headers, schema))
 
 
-def _chunks(headers: dict[Path, list[str]], schema: pl.Schema, columns: Sequence[str]) -> Iterator[Chunk]:
+def _chunks(headers: dict[Path, list[str]], schema: pl.Schema, columns: Sequence[str]) -> Iterator[TableChunk]:
     names = list(columns) or schema.names()[:1]
     for number, (file, header) in enumerate(headers.items()):
         for block in _blocks(file, header, names):
             for text in split(pl.DataFrame(block)):
-                yield Chunk(typed(text, schema), text.height, csv_text=text, file=number)
+                yield TableChunk(typed(text, schema), text.height, csv_text=text, file=number)
 
 
 def _survey(headers: dict[Path, list[str]]) -> tuple[pl.Schema, int]:

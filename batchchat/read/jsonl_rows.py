@@ -17,7 +17,7 @@ import polars as pl
 from batchchat.errors import InputError
 from batchchat.read.jsonl_dtype import NO_OBJECT, Shape, conformed, dtype, is_natural, widened_object
 from batchchat.read.streams import MAX_ROW_BYTES, open_bytes, reading
-from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Chunk, Table
+from batchchat.read.table import CHUNK_BYTES, CHUNK_ROWS, Table, TableChunk
 
 _KINDS = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 _EXPECTED = "each line must be one JSON object"
@@ -45,10 +45,10 @@ def jsonl_table(files: Sequence[Path]) -> Table:
 
 def _chunks(
     files: Sequence[Path], shapes: Mapping[str, Shape], schema: pl.Schema, columns: Sequence[str]
-) -> Iterator[Chunk]:
+) -> Iterator[TableChunk]:
     for number, file in enumerate(files):
         for rows in _parts(file):
-            yield Chunk(_frame(rows, shapes, schema, columns), len(rows), json_rows=rows, file=number)
+            yield TableChunk(_frame(rows, shapes, schema, columns), len(rows), json_rows=rows, file=number)
 
 
 def _parts(file: Path) -> Iterator[list[dict[str, Any]]]:

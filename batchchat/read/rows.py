@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import polars as pl
 
-from batchchat.read.table import Chunk, columns_of, part_of, split
+from batchchat.read.table import TableChunk, columns_of, part_of, split
 from batchchat.records import Row
 
 STEP_ROWS = 256
@@ -23,7 +23,7 @@ STEP_BYTES = 1 << 20
 class Rows(Sequence[Row]):
     """The rows of a chunk, with the values of `columns`; made anew each time that they are asked for."""
 
-    chunk: Chunk
+    chunk: TableChunk
     numbers: Sequence[int]
     columns: Sequence[str]
     id_column: str | None
@@ -56,7 +56,7 @@ class Rows(Sequence[Row]):
         return (str(number if value is None else value) for value, number in zip(ids, self.numbers, strict=True))
 
 
-def _values(chunk: Chunk, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+def _values(chunk: TableChunk, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Yield the values of the named columns of each row."""
     if not names:
         return iter([{}] * chunk.height)

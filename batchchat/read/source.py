@@ -17,7 +17,7 @@ from batchchat.errors import InputError
 from batchchat.read.paths import input_files
 from batchchat.read.rows import Rows
 from batchchat.read.streams import reading
-from batchchat.read.table import Chunk, Table, columns_of, nearest_column, part_of, selected, split
+from batchchat.read.table import Table, TableChunk, columns_of, nearest_column, part_of, selected, split
 from batchchat.read.where import condition_error, first_line, row_condition
 from batchchat.records import Batch, Row
 
@@ -161,9 +161,9 @@ def frame_source(
     return _source(table, where=where, limit=limit, id_column=id_column)
 
 
-def _frame_chunks(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[Chunk]:
+def _frame_chunks(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[TableChunk]:
     for part in split(columns_of(frame, list(columns) or frame.columns[:1])):
-        yield Chunk(part, part.height)
+        yield TableChunk(part, part.height)
 
 
 def _source(table: Table, *, where: str | None, limit: int | None, id_column: str | None) -> Source:
@@ -188,7 +188,7 @@ def _source(table: Table, *, where: str | None, limit: int | None, id_column: st
     )
 
 
-def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tuple[Chunk, Sequence[int]]]:
+def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tuple[TableChunk, Sequence[int]]]:
     """Yield the rows that count, each chunk with its rows' numbers; stop reading at the limit."""
     roots = selection.condition.meta.root_names() if selection.condition is not None else ()
     wanted = {*names, *roots}
@@ -211,7 +211,7 @@ def _rows(table: Table, selection: _Selection, names: set[str]) -> Iterator[tupl
             return
 
 
-def _mask(chunk: Chunk, selection: _Selection) -> pl.Series:
+def _mask(chunk: TableChunk, selection: _Selection) -> pl.Series:
     assert selection.condition is not None
     try:
         mask = chunk.frame.select(selection.condition.alias("where")).to_series()
@@ -221,7 +221,7 @@ def _mask(chunk: Chunk, selection: _Selection) -> pl.Series:
     return mask if mask.len() == chunk.height else mask.new_from_index(0, chunk.height)
 
 
-def _batch(chunk: Chunk, rows: Rows, names: Sequence[str], *, is_narrowed: bool) -> Batch:
+def _batch(chunk: TableChunk, rows: Rows, names: Sequence[str], *, is_narrowed: bool) -> Batch:
     frame = columns_of(chunk.frame, names)
     csv_text = None if chunk.csv_text is None else columns_of(chunk.csv_text, names)
     json_rows = chunk.json_rows

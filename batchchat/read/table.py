@@ -18,7 +18,7 @@ CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TableChunk:
     """Consecutive rows of at most CHUNK_ROWS rows and about CHUNK_BYTES, a single larger row excepted.
 
     `height` is the number of rows, which a frame without columns cannot tell. `csv_text` and `json_rows` are the same
@@ -42,7 +42,7 @@ class Table:
 
     schema: pl.Schema
     total_rows: int
-    chunks: Callable[[Sequence[str]], Iterator[Chunk]]
+    chunks: Callable[[Sequence[str]], Iterator[TableChunk]]
     brings_values: bool = False
 
 
@@ -64,10 +64,10 @@ def columns_of(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame({name: frame.get_column(name) for name in names})
 
 
-def selected(chunk: Chunk, mask: pl.Series) -> Chunk:
+def selected(chunk: TableChunk, mask: pl.Series) -> TableChunk:
     """Return the rows of the chunk where `mask` is true; null counts as false."""
     is_kept = mask.fill_null(value=False)
-    return Chunk(
+    return TableChunk(
         chunk.frame.filter(is_kept),
         int(is_kept.sum()),
         None if chunk.csv_text is None else chunk.csv_text.filter(is_kept),
@@ -76,11 +76,11 @@ def selected(chunk: Chunk, mask: pl.Series) -> Chunk:
     )
 
 
-def part_of(chunk: Chunk, start: int, count: int) -> Chunk:
+def part_of(chunk: TableChunk, start: int, count: int) -> TableChunk:
     """Return `count` rows of the chunk from `start` on, or those that it has."""
     if not start and chunk.height <= count:
         return chunk
-    return Chunk(
+    return TableChunk(
         chunk.frame.slice(start, count),
         min(count, chunk.height - start),
         None if chunk.csv_text is None else chunk.csv_text.slice(start, count),

@@ -50,7 +50,7 @@ class SlidingWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class QuotaDecision:
     """Let in at the instant `at` when `is_admitted`; else that is when to come again."""
 
     is_admitted: bool
@@ -69,7 +69,7 @@ class Quota:
         """Tell whether a request of so many tokens can be let in at any time."""
         return self._tokens is None or self._tokens.fits_ever(tokens)
 
-    def admit(self, now: float, tokens: int) -> Admission:
+    def admit(self, now: float, tokens: int) -> QuotaDecision:
         """Let a request in, at once or within `HOLD_S`, or say when it would fit; a refused one costs nothing."""
         # Nobody overtakes a request that is held: the log stays in order, so it can be summed from its old end.
         at = max(now, self._last_at) if self._requests or self._tokens else now
@@ -78,10 +78,10 @@ class Quota:
         if self._tokens:
             at = max(at, self._tokens.free_at(now, tokens))
         if at - now > HOLD_S:
-            return Admission(is_admitted=False, at=at)
+            return QuotaDecision(is_admitted=False, at=at)
         self._last_at = at
         if self._requests:
             self._requests.take(at, 1)
         if self._tokens:
             self._tokens.take(at, tokens)
-        return Admission(is_admitted=True, at=at)
+        return QuotaDecision(is_admitted=True, at=at)

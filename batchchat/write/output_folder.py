@@ -91,7 +91,7 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-class PartitionSink:
+class FolderSink:
     """The output files being written one after the other, as a context manager.
 
     A file is in its place once the rows of the next one come; an exception leaves it, and all after it, as they were.

@@ -13,7 +13,7 @@ from enum import Enum
 from batchchat.records import NO_USAGE, Completion, Failure, Progress
 from batchchat.send.budget.ledger import Budget, larger, smaller
 from batchchat.send.budget.worst_case import WorstCase, size_of
-from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount, Charge, RowCost
+from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount, Reserved, RowCost
 from batchchat.send.state.turn import Turn
 
 FIRST_SHARE = 0.1
@@ -22,7 +22,7 @@ ALLOWED_SHARE = 0.1
 """Share of what is left that the store is told of before it is needed: after a kill it counts as gone, sent or not."""
 
 
-class Entry(Enum):
+class BudgetState(Enum):
     """Whether a row's next request may start."""
 
     OPEN = "it may"
@@ -31,7 +31,7 @@ class Entry(Enum):
     OVER = "never: there is not enough left"
 
 
-class Spending:
+class Account:
     """One run's account; `budget` None: there is no limit, and nothing is counted."""
 
     def __init__(self, budget: Budget | None = None, worst_case: WorstCase | None = None) -> None:
@@ -40,7 +40,7 @@ class Spending:
         self._largest = self._next = NOTHING
         self._has_reply = False
 
-    def entry(self, cost: RowCost, turn: Turn, told_tokens: int | None, *, is_quiet: bool) -> Entry | Failure:
+    def entry(self, cost: RowCost, turn: Turn, told_tokens: int | None, *, is_quiet: bool) -> BudgetState | Failure:
         """Return whether a row's next request may start; a Failure where its cost has no bound.
 
         `told_tokens` took the answer that the turn tells again. `is_quiet` says that nothing is in flight or on its way
@@ -48,7 +48,7 @@ class Spending:
         """
         budget = self.budget
         if budget is None:
-            return Entry.OPEN
+            return BudgetState.OPEN
         worst = self._worst(cost, turn, told_tokens)
         if isinstance(worst, str):
             return Failure("template", f"{worst}; limits.budget_usd and limits.budget_tokens need that")
@@ -56,17 +56,17 @@ class Spending:
         more = worst.whole.without(kept)
         self._largest, self._next = larger(self._largest, more), more
         if not budget.fits(more):
-            return Entry.OVER if is_quiet else Entry.WAIT
+            return BudgetState.OVER if is_quiet else BudgetState.WAIT
         if not self._has_reply and not self._is_first_share(more, budget):
-            return Entry.WAIT
-        return Entry.OPEN if budget.is_covered(more) else Entry.TELL
+            return BudgetState.WAIT
+        return BudgetState.OPEN if budget.is_covered(more) else BudgetState.TELL
 
     def _is_first_share(self, more: Amount, budget: Budget) -> bool:
         """Whether a request may start that no reply came before: one always may."""
         is_first = budget.reserved == NOTHING
         return is_first or (budget.reserved + more).is_within((budget.left + budget.reserved) * FIRST_SHARE)
 
-    def _worst(self, cost: RowCost, turn: Turn, told_tokens: int | None) -> Charge | str:
+    def _worst(self, cost: RowCost, turn: Turn, told_tokens: int | None) -> Reserved | str:
         if cost.size is None:
             size = size_of(cost.request)
             if not isinstance(size, str) and self._lacks_price(size.model):
@@ -75,7 +75,7 @@ class Spending:
                 return size
             cost.size = size
         now = self._worst_case.request(cost.size, turn, told_tokens)
-        return Charge(now, self._worst_case.later(cost.size, turn))
+        return Reserved(now, self._worst_case.later(cost.size, turn))
 
     def _lacks_price(self, model: str) -> bool:
         assert self.budget is not None

@@ -8,12 +8,12 @@ what does. It does not know rows, and waits for nothing.
 import math
 from typing import Protocol
 
-from batchchat.send.limits.bottleneck import Bound, Hold
+from batchchat.send.limits.bottleneck import Bottleneck, Hold
 from batchchat.send.limits.concurrency import Concurrency
 from batchchat.send.limits.rate_limits import RateLimits
 
 
-class Gates(Protocol):
+class Cooldowns(Protocol):
     """When the pool may start requests, as the trouble with the endpoint decides."""
 
     @property
@@ -28,8 +28,8 @@ class Gates(Protocol):
 class Admission:
     """One run's rule for starting requests; `bound` knows what has held them back."""
 
-    def __init__(self, gates: Gates, rates: RateLimits, concurrency: Concurrency, bound: Bound) -> None:
-        self._gates = gates
+    def __init__(self, cooldowns: Cooldowns, rates: RateLimits, concurrency: Concurrency, bound: Bottleneck) -> None:
+        self._cooldowns = cooldowns
         self._rates = rates
         self._concurrency = concurrency
         self.bound = bound
@@ -39,12 +39,12 @@ class Admission:
 
         A row is due at `due_at`; `taken` of `limit` slots are, and `probes` of an endpoint that is down are under way.
         """
-        gates_at, rates_at = self._gates.opens_at, self._rates.opens_at()
-        opens_at = max(due_at, gates_at, rates_at)
+        cooldown_until, rates_at = self._cooldowns.opens_at, self._rates.opens_at()
+        opens_at = max(due_at, cooldown_until, rates_at)
         if opens_at > now and (taken < limit or due_at > now):
-            self._hold(Hold.RATE if opens_at > due_at and not self._gates.is_holding else Hold.ROWS, now)
+            self._hold(Hold.RATE if opens_at > due_at and not self._cooldowns.is_holding else Hold.ROWS, now)
             return opens_at
-        if self._gates.is_holding:
+        if self._cooldowns.is_holding:
             return now if not probes and taken < limit else math.inf
         if taken < limit:
             return now

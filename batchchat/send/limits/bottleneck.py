@@ -30,14 +30,14 @@ class Hold(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BoundBy:
     """`kind` is `endpoint`, `rate limit`, `input` or `cpu`, empty where nothing is known; `words` say which."""
 
     kind: str = ""
     words: str = ""
 
 
-class Bound:
+class Bottleneck:
     """One run's account: of the last seconds, and of all of it."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Bound:
         self._lately: deque[dict[Hold, float]] = deque(maxlen=LATELY_BEATS)
         self._rate_words = ""
         self._total_s: dict[Hold, float] = {}
-        self.lately = Verdict()
+        self.lately = BoundBy()
         """What bound the run during the last seconds, as of the last beat."""
 
     def hold(self, hold: Hold, now: float) -> None:
@@ -86,7 +86,7 @@ class Bound:
             self._held_s[self._held] = self._held_s.get(self._held, 0.0) + now - self._since
         self._since = now
 
-    def _of_last_beats(self) -> Verdict:
+    def _of_last_beats(self) -> BoundBy:
         sums: dict[Hold, float] = {}
         for held_s in self._lately:
             for hold, seconds in held_s.items():
@@ -94,26 +94,26 @@ class Bound:
         return self._verdict(sums)
 
     @property
-    def whole(self) -> Verdict:
+    def whole(self) -> BoundBy:
         """What bound the run for most of the time so far."""
         return self._verdict(self._total_s)
 
-    def _verdict(self, sums: dict[Hold, float]) -> Verdict:
+    def _verdict(self, sums: dict[Hold, float]) -> BoundBy:
         known = {hold: seconds for hold, seconds in sums.items() if hold is not Hold.ROWS}
         if not known:
-            return Verdict()
+            return BoundBy()
         hold = max(known, key=lambda one: known[one])
         if known[hold] < LEAST_SHARE * sum(sums.values()):
-            return Verdict()
+            return BoundBy()
         if hold is Hold.SLOTS:
-            return Verdict("endpoint", self._slots())
+            return BoundBy("endpoint", self._slots())
         if hold is Hold.RATE:
-            return Verdict("rate limit", self._rate_words or "the endpoint's rate limit")
+            return BoundBy("rate limit", self._rate_words or "the endpoint's rate limit")
         if hold is Hold.BYTES:
-            return Verdict("endpoint", "limits.in_flight_bytes")
+            return BoundBy("endpoint", "limits.in_flight_bytes")
         if hold is Hold.INPUT:
-            return Verdict("input", "reading and rendering the input")
-        return Verdict("cpu", "this machine's processor")
+            return BoundBy("input", "reading and rendering the input")
+        return BoundBy("cpu", "this machine's processor")
 
     def _slots(self) -> str:
         limit = self._concurrency.limit

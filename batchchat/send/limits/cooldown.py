@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Gate:
+class Cooldown:
     """Closes for everybody after a burst of the same trouble, for longer after each burst in a row.
 
     Replies to requests that were on their way when it closed belong to the burst that closed it.

@@ -16,8 +16,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from batchchat.send.limits.leaky_bucket import Pace
-from batchchat.send.limits.spurious_429 import FEWEST, QUIET_SHARE, Chance
+from batchchat.send.limits.leaky_bucket import LeakyBucket
+from batchchat.send.limits.spurious_429 import FEWEST, QUIET_SHARE, Spurious429
 
 WINDOW_S = 60.0
 MARK_S = 0.5
@@ -70,7 +70,7 @@ class Paced:
     and by twice that from `faster_at` on. `is_released`: the rate was none, and the pace grows until it holds nothing.
     """
 
-    pace: Pace
+    pace: LeakyBucket
     rate: float
     count: int
     faster_at: float
@@ -90,7 +90,7 @@ class Trial:
     `before` is what holds again when it ends, at `per_minute_before` if that was a pace.
     """
 
-    pace: Pace
+    pace: LeakyBucket
     rate: float
     before: Unlimited | Paced
     per_minute_before: float = 0.0
@@ -165,7 +165,7 @@ class Starts:
         return count, now - took_s
 
 
-class Inferred:
+class InferredRate:
     """One run's knowledge."""
 
     def __init__(self, requests_per_minute: float | None = None) -> None:
@@ -177,13 +177,13 @@ class Inferred:
         self._level = 0
         self._trip_s = SHORTEST_TRIP_S
         self._closed_until = -math.inf
-        self._chance = Chance()
+        self._chance = Spurious429()
         self._suspicion = Suspicion()
         if requests_per_minute:
             self._set(requests_per_minute / 60.0, SLOWLY_REQUESTS)
 
     @property
-    def pace(self) -> Pace | None:
+    def pace(self) -> LeakyBucket | None:
         """The pace that holds, if any."""
         return self._state.pace
 
@@ -334,7 +334,7 @@ class Inferred:
         if (1.0 / pace.seconds_per_unit if pace else rate) > FELL * suspicion.tried_rate:
             return
         suspicion.tried_rate = rate
-        trial = Trial(pace or Pace(60.0 * rate, margin=1.0), TRIAL * rate, self._state)
+        trial = Trial(pace or LeakyBucket(60.0 * rate, margin=1.0), TRIAL * rate, self._state)
         trial.per_minute_before = pace.units_per_minute if pace else 0.0
         self._try(trial, (refused - math.sqrt(refused)) / since)
 
@@ -377,7 +377,12 @@ class Inferred:
         self.forget()
         growth = min(FASTEST_GROWTH, LET_GO / rate)
         self._state = Paced(
-            Pace(60.0 * rate, margin=1.0), rate=rate, count=count, faster_at=math.inf, growth=growth, is_released=True
+            LeakyBucket(60.0 * rate, margin=1.0),
+            rate=rate,
+            count=count,
+            faster_at=math.inf,
+            growth=growth,
+            is_released=True,
         )
 
     def _count_anew(self) -> None:
@@ -458,7 +463,7 @@ class Inferred:
         slowly = max(SLOWLY_S * start, SLOWLY_REQUESTS)
         share = max(GROWTH, 1.0 / max(count, FEWEST_REQUESTS))
         growth = min(FASTEST_GROWTH / start, share / max(min(count, slowly), FEWEST_REQUESTS, QUICKLY_S * start))
-        pace = self._state.pace or Pace(60.0 * start, margin=1.0)
+        pace = self._state.pace or LeakyBucket(60.0 * start, margin=1.0)
         pace.set_rate(60.0 * start)
         if isinstance(self._state, Trial):
             self._chance.end_trial()

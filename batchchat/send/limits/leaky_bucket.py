@@ -13,7 +13,7 @@ CATCH_UP_S = 0.01
 break a limit that is judged by the second."""
 
 
-class Pace:
+class LeakyBucket:
     """Spreads an allowance of units a minute evenly (the generic cell rate algorithm), with no burst at the start.
 
     In any second or longer, units taken one by one never exceed the allowance; larger takes exceed it by one take at

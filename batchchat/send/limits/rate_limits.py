@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, replace
 
 from batchchat.records import Settled, Usage
-from batchchat.send.limits.inferred_rate import Inferred
-from batchchat.send.limits.leaky_bucket import Pace
+from batchchat.send.limits.inferred_rate import InferredRate
+from batchchat.send.limits.leaky_bucket import LeakyBucket
 from batchchat.send.limits.token_estimate import TokenEstimate
 
 TOKENS_CATCH_UP_S = 0.5
@@ -50,10 +50,10 @@ class RateLimits:
     ) -> None:
         before = before or Settled()
         self._are_given = (requests_per_minute is not None, tokens_per_minute is not None)
-        self._requests = Pace(requests_per_minute) if requests_per_minute else None
+        self._requests = LeakyBucket(requests_per_minute) if requests_per_minute else None
         self._tokens = _token_pace(tokens_per_minute) if tokens_per_minute else None
         self._told = Allowance()
-        self._inferred = Inferred(None if requests_per_minute else before.requests_per_minute)
+        self._inferred = InferredRate(None if requests_per_minute else before.requests_per_minute)
         self._estimate = TokenEstimate(before)
         self._remembers_requests = not requests_per_minute and before.requests_per_minute is not None
         self._remembers_tokens = not tokens_per_minute and before.tokens_per_minute is not None
@@ -161,7 +161,7 @@ class RateLimits:
             return
         self._told = replace(self._told, requests_per_minute=per_minute)
         if self._requests is None:
-            self._requests = Pace(per_minute)
+            self._requests = LeakyBucket(per_minute)
             count, since = self._inferred.lately(now)
             self._requests.wait_until(since + count * self._requests.seconds_per_unit)  # as if known from the start
             self._inferred.forget()
@@ -181,7 +181,7 @@ class RateLimits:
         paces = [pace for pace in (self._requests, self._tokens, self._inferred.pace) if pace]
         if not paces:
             return ""
-        last = max(paces, key=Pace.opens_at)
+        last = max(paces, key=LeakyBucket.opens_at)
         requests_are_given, tokens_are_given = self._are_given
         if last is self._inferred.pace:
             about = float(f"{60.0 / last.seconds_per_unit:.2g}")
@@ -205,11 +205,13 @@ class RateLimits:
         )
 
 
-def _token_pace(per_minute: float) -> Pace:
-    return Pace(per_minute, catch_up_s=TOKENS_CATCH_UP_S, margin=TOKENS_MARGIN)
+def _token_pace(per_minute: float) -> LeakyBucket:
+    return LeakyBucket(per_minute, catch_up_s=TOKENS_CATCH_UP_S, margin=TOKENS_MARGIN)
 
 
-def _hold_back(pace: Pace | None, per_minute: float, left: float | None, reset_s: float | None, now: float) -> None:
+def _hold_back(
+    pace: LeakyBucket | None, per_minute: float, left: float | None, reset_s: float | None, now: float
+) -> None:
     """Wait, where what is left of a window would not last until its end; a bucket that refills all the time lasts."""
     if pace is None or left is None or not reset_s:
         return

@@ -26,7 +26,7 @@ AGAIN_S = 180.0
 """Seconds after which what was taken for noise is looked at again."""
 
 
-class Chance:
+class Spurious429:
     """One run's knowledge: `share` of the requests is refused by chance; 0 where that is not so."""
 
     def __init__(self) -> None:

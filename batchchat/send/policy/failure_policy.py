@@ -13,9 +13,9 @@ from enum import Enum
 from batchchat.errors import EndpointRefusedError
 from batchchat.json_values import mapping_of, read_json
 from batchchat.records import Failure
-from batchchat.send.limits.cooldown import Gate
+from batchchat.send.limits.cooldown import Cooldown
 from batchchat.send.policy.backoff import LONGEST_WAIT_S, is_last, wait_s
-from batchchat.send.policy.rules import Endpoint, Limits, Rules
+from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits
 from batchchat.send.reply.failures import (
     ADVICE,
     PROXY_ADVICE,
@@ -89,17 +89,17 @@ class Charged:
     count: int
 
 
-class Trouble:
+class FailurePolicy:
     """One run's trouble with its endpoint."""
 
-    def __init__(self, endpoint: Endpoint, limits: Limits, rules: Rules, counts: Counts) -> None:
+    def __init__(self, endpoint: RunEndpoint, limits: RunLimits, rules: Rules, counts: Counts) -> None:
         self._endpoint = endpoint
         self._rates = limits.rates
         self._concurrency = limits.concurrency
         self._rules = rules
         self._counts = counts
-        self._rate_gate = Gate()
-        self._outage_gate = Gate()
+        self._rate_cooldown = Cooldown()
+        self._outage_cooldown = Cooldown()
         self._forgiven = (-math.inf, 0)  # when the last refusal that may be chance started, among how many
         self._burst_cause = Cause.RATE  # of the latest burst
         self._is_wait_told = False  # whether the endpoint named the time of the present burst's wait
@@ -113,12 +113,12 @@ class Trouble:
     @property
     def opens_at(self) -> float:
         """The moment from which the pool may start requests."""
-        return max(self._rate_gate.opens_at, self._outage_gate.opens_at)
+        return max(self._rate_cooldown.opens_at, self._outage_cooldown.opens_at)
 
     @property
     def is_holding(self) -> bool:
         """Whether the endpoint is taken to be down, and only one probe may be under way."""
-        return self._outage_gate.burst_count > 0
+        return self._outage_cooldown.burst_count > 0
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -129,14 +129,14 @@ class Trouble:
         """Note a reply that shows that the endpoint works and that no limit holds."""
         self._note_reached(started_at)
         self._counts.passed += 1
-        self._rate_gate.pass_through(started_at)
+        self._rate_cooldown.pass_through(started_at)
 
     def _note_reached(self, started_at: float) -> None:
         self._counts.has_reached = True
         self._unsent_in_a_row = 0
         self._note_lately(self._streak)
         self._streak = {}
-        self._outage_gate.pass_through(started_at)
+        self._outage_cooldown.pass_through(started_at)
 
     def may_be_outage(self, row: Pending, now: float) -> bool:
         """Return whether a row was charged for what may still turn out to be an outage."""
@@ -174,7 +174,7 @@ class Trouble:
         # Replies that are none, from the start, are another kind of server's; errors may be of a server on its way up.
         has_worked = self._counts.has_completion or failure.kind != "protocol"
         if decided is Verdict.RETRY and may_be_outage(failure, has_worked=has_worked):
-            if is_rest_tried and now - self._outage_gate.troubled_since > REST_PATIENCE_S:
+            if is_rest_tried and now - self._outage_cooldown.troubled_since > REST_PATIENCE_S:
                 self._believe_rows()
             return self._on_possible_outage(row, failure, started_at=started_at, now=now)
         if decided is Verdict.CUT:
@@ -203,8 +203,8 @@ class Trouble:
     # Rate limits
 
     def _on_rate_limit(self, row: Pending, slot: Slot, failure: Failure, now: float) -> RetryAt | GiveUp | Stop:
-        gate, before = self._rate_gate, self._burst_cause
-        is_new = gate.is_new_burst(slot.started_at)
+        cooldown, before = self._rate_cooldown, self._burst_cause
+        is_new = cooldown.is_new_burst(slot.started_at)
         match self._classify_and_slow_down(row, slot, failure=failure, now=now, is_new=is_new):
             case Cause.ROW:  # it waits alone, and holds up nobody
                 alone = row.rate_limits_alone.count if row.rate_limits_alone else 0
@@ -213,13 +213,13 @@ class Trouble:
                 return RetryAt(now + wait_s(failure, 1))
             case Cause.CONCURRENCY:
                 # Fewer will be in flight as some of these are answered: nobody else need wait for that.
-                gate.close(now, 0.0, is_new=is_new)
+                cooldown.close(now, 0.0, is_new=is_new)
                 return RetryAt(now + wait_s(failure, 1))
             case Cause.RATE:
                 is_wait_news = failure.retry_after_s is not None and not self._is_wait_told
                 if is_new or before is Cause.CONCURRENCY or is_wait_news:
                     self._is_wait_told = failure.retry_after_s is not None
-                    gate.close(now, self._rate_wait_s(failure), is_new=is_new)
+                    cooldown.close(now, self._rate_wait_s(failure), is_new=is_new)
                 return self._unless_too_long(failure, now)
 
     def _classify_and_slow_down(self, row: Pending, slot: Slot, *, failure: Failure, now: float, is_new: bool) -> Cause:
@@ -234,20 +234,20 @@ class Trouble:
         if self._slow_down(slot, now, is_new=is_new):
             self._burst_cause = Cause.RATE
         elif is_new:
-            may_pass = not self._rate_gate.burst_count and _is_short(failure)
+            may_pass = not self._rate_cooldown.burst_count and _is_short(failure)
             self._burst_cause = Cause.CONCURRENCY if may_pass else Cause.RATE
         return self._burst_cause
 
     def _unless_too_long(self, failure: Failure, now: float) -> RetryAt | Stop:
         """Return when the rate limit is over, unless that is later than the job waits for."""
-        troubled_s, wished_s = now - self._rate_gate.troubled_since, failure.retry_after_s or 0.0
+        troubled_s, wished_s = now - self._rate_cooldown.troubled_since, failure.retry_after_s or 0.0
         if troubled_s > self._rules.max_outage_s:
             reason = f"the endpoint's limit did not lift for {troubled_s:,.0f} s: {failure.message}; try later"
         elif troubled_s + wished_s > self._rules.max_outage_s:
             lifts = f"lifts in {wished_s:,.0f} s{' or more' if wished_s >= LONGEST_HINT_S else ''}"
             reason = f"the endpoint's limit {lifts}, later than {_ALLOWED}: {failure.message}"
         else:
-            return RetryAt(self._rate_gate.opens_at)
+            return RetryAt(self._rate_cooldown.opens_at)
         return _refused(reason)
 
     def _is_noise(self, slot: Slot, now: float) -> bool:
@@ -275,7 +275,7 @@ class Trouble:
 
     def _rate_wait_s(self, failure: Failure) -> float:
         """Return how long a burst of rate limits closes the gate: one request asks first when it opens again."""
-        count = self._rate_gate.burst_count
+        count = self._rate_cooldown.burst_count
         wished_s = wait_s(failure, count + 1)
         if failure.retry_after_s is not None:
             return wished_s
@@ -301,7 +301,7 @@ class Trouble:
         A row that failed before, while others passed, is no witness: it may be poison.
         """
         self._counts.passed += 1
-        self._rate_gate.pass_through(started_at)
+        self._rate_cooldown.pass_through(started_at)
         before = self._streak.get(id(row))
         is_witness = before is not None or not (row.attempts or row.has_failed_before)
         charged = Charged(row, now, (before.count if before else 0) + 1)
@@ -329,7 +329,7 @@ class Trouble:
         self._believes_rows = True
         self._streak.clear()
         self._lately.clear()
-        self._outage_gate = Gate()
+        self._outage_cooldown = Cooldown()
 
     def _refund(self, now: float) -> None:
         """Take back what rows were charged for an outage before it was known to be one."""
@@ -340,36 +340,36 @@ class Trouble:
         self._streak = {key: replace(one, count=0) for key, one in self._streak.items()}
 
     def _hold(self, failure: Failure, started_at: float, now: float) -> RetryAt | Charge | Stop:
-        gate, max_outage_s = self._outage_gate, self._rules.max_outage_s
+        cooldown, max_outage_s = self._outage_cooldown, self._rules.max_outage_s
         self._close(failure, started_at, now)
         is_known = self._counts.has_completion or self._rules.waits_for_first
         is_known = is_known or (self._endpoint.reached != "" and self._endpoint.reached == self._endpoint.base_url)
         # One that never did anything but crash may do so for ever; one that a gateway speaks for is only down.
         is_known = is_known or (self._counts.has_reached and may_be_outage(failure, has_worked=False))
         is_known = is_known or failure.kind == "unavailable"
-        if not is_known and gate.burst_count >= UNREACHED_TRIES:
+        if not is_known and cooldown.burst_count >= UNREACHED_TRIES:
             what = f"brings nothing but errors ({failure.status})" if failure.status else "is not there"
             return _refused(f"the endpoint {what}: {failure.message}; {ADVICE['connect']}")
-        down_s, reset_s = now - gate.troubled_since, failure.retry_after_s or 0.0
+        down_s, reset_s = now - cooldown.troubled_since, failure.retry_after_s or 0.0
         if down_s >= max_outage_s:
             return _refused(f"the endpoint has been down for {down_s:,.0f} s, as long as {_ALLOWED}: {failure.message}")
         if down_s + reset_s > max_outage_s:
             return _refused(f"the endpoint is back in {reset_s:,.0f} s, later than {_ALLOWED}: {failure.message}")
         if is_known:
             self._notes[f"waiting for the endpoint, with one probe at a time: {failure.message}"] = None
-        return RetryAt(gate.opens_at)
+        return RetryAt(cooldown.opens_at)
 
     def _close(self, failure: Failure, started_at: float, now: float) -> None:
         """Let everybody wait for the next probe: longer after each, but never past the end of the patience."""
-        gate = self._outage_gate
-        is_new = gate.is_new_burst(started_at)
+        cooldown = self._outage_cooldown
+        is_new = cooldown.is_new_burst(started_at)
         if not is_new and failure.retry_after_s is None:
             return
-        left_s = self._rules.max_outage_s - max(0.0, now - gate.troubled_since)
+        left_s = self._rules.max_outage_s - max(0.0, now - cooldown.troubled_since)
         interval_s = 0.0
         if is_new:
-            interval_s = min(LONGEST_WAIT_S, 0.5 * 2 ** min(gate.burst_count, LARGEST_EXPONENT), max(left_s, 0.1))
-        gate.close(now, max(interval_s, failure.retry_after_s or 0.0), is_new=is_new)
+            interval_s = min(LONGEST_WAIT_S, 0.5 * 2 ** min(cooldown.burst_count, LARGEST_EXPONENT), max(left_s, 0.1))
+        cooldown.close(now, max(interval_s, failure.retry_after_s or 0.0), is_new=is_new)
 
     def _note_cut(self, failure: Failure, elapsed_s: float) -> None:
         """Notice a time limit between here and the endpoint, which would be paid for with every attempt."""

@@ -20,7 +20,7 @@ MOST_HELD = 2_000
 T = TypeVar("T")
 
 
-class Breaker(Generic[T]):
+class JobRefusals(Generic[T]):
     """Holds refused rows; none of them costs anything, since a refusal is not billed."""
 
     def __init__(self) -> None:

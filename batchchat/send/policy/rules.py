@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from batchchat.records import ChatRequest, Failure, Settled
-from batchchat.send.budget.account import Spending
+from batchchat.send.budget.account import Account
 from batchchat.send.budget.cost import Costs
 from batchchat.send.http.transport import Reply
 from batchchat.send.limits.concurrency import Concurrency
@@ -26,7 +26,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class RunEndpoint:
     """Whom a run asks, how, and what its replies must be and cost.
 
     `halt` is called once, when the run stops, and no more may be sent. `reached` is the base URL that an earlier run
@@ -43,12 +43,12 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RunLimits:
     """How fast, how many at once and how dear a run may be, as found so far."""
 
     rates: RateLimits
     concurrency: Concurrency
-    account: Spending = field(default_factory=Spending)
+    account: Account = field(default_factory=Account)
 
     def settled(self) -> Settled:
         """Return what was learned of the endpoint."""

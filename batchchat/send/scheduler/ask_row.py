@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from batchchat.records import Completion, Failure
 from batchchat.send.http.transport import Reply
 from batchchat.send.limits.headers import allowance
-from batchchat.send.policy.rules import Endpoint, Limits
+from batchchat.send.policy.rules import RunEndpoint, RunLimits
 from batchchat.send.reply.reply import read_reply
 from batchchat.send.scheduler.commits import Commits
 from batchchat.send.scheduler.decide import Decisions, Received
@@ -76,7 +76,7 @@ async def ask_row(row: Pending, slot: Slot | None, run: Run) -> None:
 class Sender:
     """Sends one run's requests; what replies tell of the endpoint's rate limits is taken from their headers."""
 
-    def __init__(self, endpoint: Endpoint, limits: Limits, decisions: Decisions, ending: Ending) -> None:
+    def __init__(self, endpoint: RunEndpoint, limits: RunLimits, decisions: Decisions, ending: Ending) -> None:
         self._endpoint = endpoint
         self._rates = limits.rates
         self._decisions = decisions

@@ -40,7 +40,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class Uncommitted:
     """A row at a commit: with its outcome, or, between two turns, with what it waits by."""
 
     row: Pending
@@ -63,9 +63,9 @@ class Commits:
         self._changed = changed
         self._thread = ThreadPoolExecutor(1, "store")
         self._open: dict[bytes, int] = {}  # keys on their way, each with the number of rows that want its answer
-        self._entries: list[Entry] = []
-        self._committing: Sequence[Entry] = ()
-        self._unkept: list[Entry] = []
+        self._entries: list[Uncommitted] = []
+        self._committing: Sequence[Uncommitted] = ()
+        self._unkept: list[Uncommitted] = []
         self._is_wanted = asyncio.Event()
         self.count = 0
         """Commits so far."""
@@ -99,15 +99,15 @@ class Commits:
 
     def add(self, row: Pending, outcome: Outcome, slot: Slot | None) -> None:
         """Take a row's outcome; the commit of it frees its slot."""
-        self._add(Entry(row, outcome, _land(slot)))
+        self._add(Uncommitted(row, outcome, _land(slot)))
 
     async def durable(self, row: Pending, slot: Slot) -> None:
         """Return when a row's next turn is on record, or the run stops; a kill would lose the reply that led to it."""
         is_durable = asyncio.get_running_loop().create_future()
-        self._add(Entry(row, None, has_slot=_land(slot), is_durable=is_durable))
+        self._add(Uncommitted(row, None, has_slot=_land(slot), is_durable=is_durable))
         await is_durable
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Uncommitted) -> None:
         self._entries.append(entry)
         self._is_wanted.set()
 
@@ -143,7 +143,7 @@ class Commits:
             count = len(self._entries)
             await asyncio.sleep(0)
 
-    async def _commit(self, entries: Sequence[Entry]) -> None:
+    async def _commit(self, entries: Sequence[Uncommitted]) -> None:
         limit = self._report.limits.concurrency.limit
         outcomes = _outcomes(entries)
         turned = len(entries) - len(outcomes)
@@ -181,7 +181,7 @@ class Commits:
         waiting = len(self._queue) + turned + self._report.undecided if self._queue.is_fed else limit
         return max(in_flight, min(limit, in_flight + waiting))  # more than the limit, where it has just been cut
 
-    async def _let_go(self, entries: Sequence[Entry]) -> None:
+    async def _let_go(self, entries: Sequence[Uncommitted]) -> None:
         """Let the rows between two turns go on, and free the slots of what was committed."""
         turned = [entry.is_durable for entry in entries if entry.is_durable is not None]
         for is_durable in turned:
@@ -243,7 +243,7 @@ def _land(slot: Slot | None) -> bool:
     return True
 
 
-def _outcomes(entries: Sequence[Entry]) -> list[tuple[Pending, Outcome]]:
+def _outcomes(entries: Sequence[Uncommitted]) -> list[tuple[Pending, Outcome]]:
     return [(entry.row, entry.outcome) for entry in entries if entry.outcome is not None]
 
 

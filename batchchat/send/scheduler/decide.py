@@ -10,9 +10,9 @@ from batchchat.errors import EndpointRefusedError
 from batchchat.records import NO_USAGE, Completion, FailedRow, Failure, Outcome, added
 from batchchat.send.http.transport import Reply
 from batchchat.send.policy.error_rate import ErrorRate
-from batchchat.send.policy.failure_policy import Charge, GiveUp, Trouble, refusal_of_rows
-from batchchat.send.policy.job_refusals import Breaker
-from batchchat.send.policy.rules import Endpoint, Limits, Rules
+from batchchat.send.policy.failure_policy import Charge, FailurePolicy, GiveUp, refusal_of_rows
+from batchchat.send.policy.job_refusals import JobRefusals
+from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits
 from batchchat.send.reply.failures import Verdict, may_be_billed, signature, verdict
 from batchchat.send.scheduler.ending import Ending
 from batchchat.send.scheduler.queue import Queue
@@ -21,7 +21,7 @@ from batchchat.send.state.row import Pending, outcome_of
 from batchchat.send.state.slots import Slot
 from batchchat.send.state.steps import Done, Halted, NextTurn, RetryAt, Step, Stop, Undecided
 from batchchat.send.state.turn import Turn
-from batchchat.send.structured.format_fallback import Ladder
+from batchchat.send.structured.format_fallback import FormatFallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +47,16 @@ class Suspect:
 class Decisions:
     """Decides about every reply of one run; nothing here waits."""
 
-    def __init__(self, endpoint: Endpoint, limits: Limits, rules: Rules, queue: Queue, ending: Ending) -> None:
+    def __init__(self, endpoint: RunEndpoint, limits: RunLimits, rules: Rules, queue: Queue, ending: Ending) -> None:
         self.counts = Counts()
-        self.policy = Trouble(endpoint, limits=limits, rules=rules, counts=self.counts)
+        self.policy = FailurePolicy(endpoint, limits=limits, rules=rules, counts=self.counts)
         self.error_rate = ErrorRate(rules.max_error_rate, self.counts)
         self._limits = limits
         self._account = limits.account
         self._queue = queue
         self._ending = ending
-        self._ladder = Ladder(endpoint.structure, model_varies=endpoint.model_varies)
-        self._refusals: Breaker[tuple[Pending, FailedRow, Undecided]] = Breaker()
+        self._format_fallback = FormatFallback(endpoint.structure, model_varies=endpoint.model_varies)
+        self._refusals: JobRefusals[tuple[Pending, FailedRow, Undecided]] = JobRefusals()
         self._suspects: list[Suspect] = []
 
     @property
@@ -67,13 +67,13 @@ class Decisions:
     @property
     def notes(self) -> tuple[str, ...]:
         """What to tell the user."""
-        return (*self._ladder.notes, *self.policy.notes)
+        return (*self._format_fallback.notes, *self.policy.notes)
 
     def start(self, row: Pending, slot: Slot) -> bytes:
         """Note that a row's request starts; return its body, its media still to be put in."""
         slot.place = self._refusals.start()
         self.counts.requests_sent += 1
-        return self._ladder.body(row)
+        return self._format_fallback.body(row)
 
     def decide(self, row: Pending, slot: Slot, received: Received | None) -> Step | Undecided:
         """Return what follows from a reply for its row, and let other rows go on that it decides about.
@@ -126,7 +126,7 @@ class Decisions:
         tokens = (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
         self._limits.concurrency.on_reply(now, now - slot.started_at, tokens)
         self.counts.has_completion = True
-        judged = self._ladder.judge(completion, row)
+        judged = self._format_fallback.judge(completion, row)
         if isinstance(judged, Turn):
             self._note_other(slot)
             row.turn, row.last = judged, (completion, reply)
@@ -149,10 +149,10 @@ class Decisions:
             return self._give_up(row, slot, failure=failure, latency_s=None, charged=1)
         if not isinstance(step, Charge):
             return step
-        if turn := self._ladder.fallback(failure, row):
+        if turn := self._format_fallback.fallback(failure, row):
             row.turn = turn
             return RetryAt(now)
-        if step.is_final and (judged := self._ladder.resume(row, failure)):
+        if step.is_final and (judged := self._format_fallback.resume(row, failure)):
             return self._resume(row, slot, judged=judged, now=now)
         known = failure if step.kind is None else replace(failure, kind=step.kind)
         return self._charge(row, slot, known, is_final=step.is_final)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 
 from batchchat.errors import LimitReachedError
 from batchchat.records import Chunk, Failure, Progress
-from batchchat.send.budget.account import Entry
+from batchchat.send.budget.account import BudgetState
 from batchchat.send.limits.admission import Admission
-from batchchat.send.limits.bottleneck import Bound
+from batchchat.send.limits.bottleneck import Bottleneck
 from batchchat.send.limits.token_estimate import max_tokens_of
-from batchchat.send.policy.rules import Endpoint, Limits, Rules
+from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits
 from batchchat.send.scheduler.ask_row import Run, Sender, ask_row
 from batchchat.send.scheduler.commits import Commits, Store
 from batchchat.send.scheduler.decide import Decisions
@@ -35,15 +35,15 @@ BEATS_TO_REMEMBER = 30
 """Heartbeats after which what was learned of the endpoint is stored, lest a run that is killed leaves nothing."""
 
 
-class Schedule:
+class Scheduler:
     """One run's requests; `observe` is called with the progress after every commit, and once a second."""
 
     def __init__(
         self,
         feed: Iterator[Chunk],
         store: Store,
-        endpoint: Endpoint,
-        limits: Limits,
+        endpoint: RunEndpoint,
+        limits: RunLimits,
         rules: Rules,
         observe: Callable[[Progress], None],
     ) -> None:
@@ -56,11 +56,13 @@ class Schedule:
         self._queue = Queue(self._changed)
         self._decisions = Decisions(endpoint, limits=limits, rules=rules, queue=self._queue, ending=self._ending)
         self._counts = self._decisions.counts
-        self._bound = Bound(limits.concurrency, limits.rates, rules.largest_name)
+        self._bottleneck = Bottleneck(limits.concurrency, limits.rates, rules.largest_name)
         self._admission = Admission(
-            self._decisions.policy, rates=limits.rates, concurrency=limits.concurrency, bound=self._bound
+            self._decisions.policy, rates=limits.rates, concurrency=limits.concurrency, bound=self._bottleneck
         )
-        self._report = Report(endpoint, limits=limits, decisions=self._decisions, slots=self._slots, bound=self._bound)
+        self._report = Report(
+            endpoint, limits=limits, decisions=self._decisions, slots=self._slots, bound=self._bottleneck
+        )
         self._commits = Commits(
             store, report=self._report, queue=self._queue, ending=self._ending, changed=self._changed
         )
@@ -87,7 +89,7 @@ class Schedule:
             await self._ask_all()
         finally:
             self._commits.close()
-        progress = self._report.progress(bound=self._bound.whole)
+        progress = self._report.progress(bound=self._bottleneck.whole)
         self._observe(progress)
         if self._ending.reason is not None:
             raise self._ending.reason
@@ -107,7 +109,7 @@ class Schedule:
         self._limits.account.close()
         self._counts.in_flight_bound = 0
         self._counts.possibly_billed += self._counts.turns_held  # of rows that a stop left on the way
-        self._bound.beat(time.monotonic(), time.process_time())
+        self._bottleneck.beat(time.monotonic(), time.process_time())
         await self._commits.commit_progress()
         await self._commits.remember()
 
@@ -126,7 +128,7 @@ class Schedule:
                 await self._commits.remember()
 
     def _beat(self) -> None:
-        self._bound.beat(time.monotonic(), time.process_time())
+        self._bottleneck.beat(time.monotonic(), time.process_time())
 
     async def _wait_for_deadline(self) -> None:
         if self._rules.deadline_s is not None:
@@ -226,12 +228,12 @@ class Schedule:
         row.cost = row.cost or RowCost(row.request)
         is_quiet = not (self._slots.taken or self._commits.is_busy)
         entry = account.entry(row.cost, row.turn, row.told_tokens, is_quiet=is_quiet)
-        if entry is Entry.OPEN:
+        if entry is BudgetState.OPEN:
             return True
         self._admission.on_unpaid(now)
-        if entry is Entry.TELL:
+        if entry is BudgetState.TELL:
             self._commits.renew()
-        elif entry is Entry.OVER:
+        elif entry is BudgetState.OVER:
             self.stop(LimitReachedError(*account.end))
         elif isinstance(entry, Failure):
             self._refuse(entry, now)

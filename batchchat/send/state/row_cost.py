@@ -46,7 +46,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class Reserved:
     """What is set aside for a row: for its request that is under way, and for those that may follow from the reply."""
 
     now: Amount
@@ -64,4 +64,4 @@ class RowCost:
 
     request: ChatRequest
     size: Size | None = None
-    charge: Charge | None = None
+    charge: Reserved | None = None

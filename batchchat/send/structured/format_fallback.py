@@ -20,7 +20,7 @@ _NOTES = {
 }
 
 
-class Ladder:
+class FormatFallback:
     """The rung that a run stands on; without a structure every completion is as good as it is.
 
     Where rows name their model (`model_varies`), each model has a rung of its own.
