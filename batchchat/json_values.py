@@ -1,7 +1,7 @@
 """Bytes -> a JSON value, and a value -> text, both forgiving; they know no field of any reply.
 
-What passes in is what some endpoint calls JSON. NaN, stray bytes, a byte-order mark, numbers beyond all bounds and lone
-surrogates, all of which JSON or its readers forbid, do not cost the rest: an answer that was paid for is in there.
+NaN, stray bytes, a byte-order mark, numbers beyond all bounds and lone surrogates, all of which JSON or its readers
+forbid, do not cost the rest: an answer that was paid for is in there.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""What a job's model costs: from the job itself, from its provider, or from published prices.
-
-What passes in is a job, and its key where there is one; what comes out is a price, or None. It does not know tokens.
-"""
+"""What a job's model costs: from the job itself, from its provider, or from published prices."""
 
 from __future__ import annotations
 

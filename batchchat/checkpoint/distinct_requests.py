@@ -1,7 +1,6 @@
 """Every distinct request of a table, once, in a temporary file: a table may have more of them than fit in memory.
 
-What passes in are keys with a size and a standing; what comes out are counts, sums and choices of keys. The file is
-gone with the process. It does not know rows, nor what a standing means.
+The file is gone with the process.
 """
 
 import sqlite3

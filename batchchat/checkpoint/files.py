@@ -1,7 +1,7 @@
 """The files that a checkpoint is made of: their names, their modes, and how they are put aside.
 
-What passes in is the checkpoint's path. Files and folders that are made here are their owner's alone, whatever the
-umask; a folder that was there is left as it is.
+Files and folders that are made here are their owner's alone, whatever the umask; a folder that was there is left as it
+is.
 """
 
 import errno

@@ -1,7 +1,6 @@
 """The digests of the image and video files that a job has read, so that a resume reads none of them again.
 
-What passes in and comes out are paths, sizes, times, digests and MIME types. It is a table of the checkpoint's file,
-over a connection of its own: another one commits answers while files are read. It reads no files.
+It is a table of the checkpoint's file, over a connection of its own: another one commits answers while files are read.
 """
 
 import os

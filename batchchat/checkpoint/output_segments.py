@@ -1,7 +1,6 @@
 """Which rows of an output file are from which input, for each content that the file was given.
 
-What passes in and comes out are segments, by the output's path and the digest of its content. It is a table of the
-checkpoint's file, over a connection of its own, so that `export` can write it while a run goes on. It reads no files.
+It is a table of the checkpoint's file, over a connection of its own, so that `export` can write it while a run goes on.
 """
 
 import os

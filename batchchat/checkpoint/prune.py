@@ -1,7 +1,6 @@
 """Taking out of a checkpoint what no recent run used or made.
 
-What passes in is the path of a checkpoint whose lock the caller holds, and an age; what comes out is what went. What
-cannot be told apart from what is in use stays: answers were paid for.
+What cannot be told apart from what is in use stays: answers were paid for.
 """
 
 import sqlite3

@@ -1,8 +1,7 @@
 """A damaged checkpoint -> a new one with everything in it that can still be read.
 
-The answers were paid for. What passes in is the path of a checkpoint whose lock the caller holds; what comes out is a
-whole checkpoint at that path, while the damaged one is kept beside it. A kill at any moment leaves either the damaged
-file in its place or a complete new one, and the next run goes on from there.
+The answers were paid for. A kill at any moment leaves either the damaged file in its place or a complete new one, and
+the next run goes on from there.
 """
 
 import tempfile

@@ -1,8 +1,4 @@
-"""The way to a checkpoint's file: connections to it, and SQLite's errors as those of the checkpoint.
-
-What passes in is a path; what comes out is a connection to a file that is a checkpoint, or an error that says what is
-the matter with it, and what to do. It does not know what the tables hold.
-"""
+"""The way to a checkpoint's file: connections to it, and SQLite's errors as those of the checkpoint."""
 
 import os
 import sqlite3

@@ -1,9 +1,7 @@
 """The rows that can still be found in a damaged checkpoint, page by page.
 
-What passes in is the path of a SQLite file that is damaged in any way, with its WAL; what comes out are the rows of the
-checkpoint's answers, runs, settled values and segments whose checksums hold. It relies on nothing but the pages that
-rows stand on: no schema, index or tree needs to be whole, and a page that cannot be read costs only its own rows. A row
-may come more than once, as it was at different times.
+It relies on nothing but the pages that rows stand on: no schema, index or tree needs to be whole, and a page that
+cannot be read costs only its own rows. A row may come more than once, as it was at different times.
 """
 
 import struct

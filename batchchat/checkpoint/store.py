@@ -1,8 +1,7 @@
 """The map from request to answer, in SQLite.
 
-What passes in are keys with their outcomes; what comes out are the outcomes that stand. It does not know rows, requests
-or columns. A commit returns when its outcomes are on the disk (WAL, synchronous FULL). What has not the checksum that
-it was stored with counts as not there.
+A commit returns when its outcomes are on the disk (WAL, synchronous FULL). What has not the checksum that it was stored
+with counts as not there.
 """
 
 import os

@@ -1,8 +1,7 @@
 """Outcomes, runs, digests and settled values as rows of the checkpoint's tables.
 
-What passes in and comes out are values and tuples in the order of the table's columns. Each row has a checksum over its
-key and all its columns. Reading, the key is the one that was asked for: a row that a damaged index leads to in place of
-the right one has the wrong checksum. It does not know SQLite.
+Each row has a checksum over its key and all its columns. Reading, the key is the one that was asked for: a row that a
+damaged index leads to in place of the right one has the wrong checksum.
 """
 
 import zlib

@@ -1,8 +1,7 @@
 """Which answers and failures the output of each finished run has, as one bit for each.
 
-What passes in and is kept are marks at their rows' numbers (SQLite's rowid), which no pruning changes. A
-million answers take 125 KB before compression. Where a row's number is given out anew, an older run's mark keeps it at
-most for longer. It does not know what the answers are.
+A million answers take 125 KB before compression. Where a row's number is given out anew, an older run's mark keeps it
+at most for longer.
 """
 
 import sqlite3

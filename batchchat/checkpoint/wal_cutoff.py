@@ -1,6 +1,6 @@
 """Whether damage in a checkpoint's WAL cuts off answers: SQLite ends a log there, and finds nothing amiss.
 
-What passes in is the checkpoint's path; what comes out is yes, no, or an error that says so. It changes nothing.
+It changes nothing.
 """
 
 import sqlite3

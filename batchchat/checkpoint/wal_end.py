@@ -1,8 +1,7 @@
 """What stands in a WAL behind the place where SQLite ends it.
 
 SQLite takes a log's frames up to the first whose checksum does not hold: after a kill or a power cut the rest is what
-was never committed. After damage it is what was. What passes in is an open WAL; what comes out are the frames that its
-last writer wrote from there on. It does not know what stands on their pages.
+was never committed. After damage it is what was.
 """
 
 import struct

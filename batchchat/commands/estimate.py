@@ -1,7 +1,7 @@
 """What a job's next run will ask, and what that takes: from its checkpoint, and from a sample if one is wanted.
 
-What passes in is a prepared job; what comes out is an `Estimate`. All rows are passed over, and told apart as `run`
-would: what is answered, what failed for good, what makes the same request as another row, what makes none.
+All rows are passed over, and told apart as `run` would: what is answered, what failed for good, what makes the same
+request as another row, what makes none.
 
 A sample of N rows is one row from each of N equal parts of what no run has asked yet: in each, the one with the
 smallest key, which is as good as at random, and the same one whenever the command is given again; so a second time

@@ -1,7 +1,6 @@
 """The last part of a job's journey: every row's outcome, from the checkpoint into the output.
 
-What passes in is a plan and its checkpoint; what comes out is the output file, or one for each input file. Which of
-these it is, and where they may be, is decided here. It asks nobody.
+Which of these it is, and where they may be, is decided here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The journey of a job, top to bottom: read -> prompt -> send -> keep -> write.
 
-What passes in is a loaded job; what comes out is how it ended. The rooms do not know one another: values pass between
-them here.
+The rooms do not know one another: values pass between them here.
 """
 
 from __future__ import annotations

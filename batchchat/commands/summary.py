@@ -1,8 +1,4 @@
-"""A run's beginning and its end -> its summary, and the object that tells others of it.
-
-What passes in is a job and its open checkpoint as a run begins, and the progress or the error with which it ended; what
-comes out is a `RunSummary`, and its object. It does not know how anything is asked.
-"""
+"""A run's beginning and its end -> its summary, and the object that tells others of it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What a job may spend: its budget, held against what earlier runs spent, and what must be known to keep to it.
-
-What passes in are a job, the price of its model and its checkpoint; what comes out is the account of a run, or a
-JobError that says what to add.
-"""
+"""What a job may spend: its budget, held against what earlier runs spent, and what must be known to keep to it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """What many requests will take, from what a few of them took; arithmetic only.
 
-What passes in are sizes of requests in bytes, known for all, and a quantity (tokens, dollars) that is known for some;
-what comes out is that quantity for the others together, with a 90 % interval. It does not know where either is from.
-
 The quantity is taken to follow a straight line in the size where the few are enough to see one: at least ten, with a
 correlation of 0.5. Else prompts are taken to be proportional to the size (a ratio estimator), and completions to be
 alike (a mean). The interval is Student's, over what the few differ from that, and allows for the others' own scatter as

@@ -1,8 +1,4 @@
-"""What is known of a job's requests -> the figures of its estimate, each with where it comes from.
-
-What passes in are the requests still to be asked (how many, how large) and what others took; what comes out are tokens,
-dollars and minutes. It does not know rows, files or the checkpoint.
-"""
+"""What is known of a job's requests -> the figures of its estimate, each with where it comes from."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The endpoint's key: where it is looked for, and to whom it is sent.
 
-What passes in is a loaded job; what comes out is its key, or why there is none. It comes from the variable or the file
-that the job names, else from the provider's variable, and for Oxen from Oxen's own config file; never from the job or
-the command line. A provider's key goes to that provider's host alone. No message has a key in it.
+It comes from the variable or the file that the job names, else from the provider's variable, and for Oxen from Oxen's
+own config file; never from the job or the command line. A provider's key goes to that provider's host alone. No message
+has a key in it.
 """
 
 import os

@@ -1,7 +1,6 @@
 """YAML -> Job: environment substitution, relative paths, and errors that name file, line and field.
 
-What passes in is a job file's path and the command line's overrides; what comes out is a `LoadedJob`. It reads YAML
-1.2's core types (so `no` and `02:00` stay text), and knows nothing of rows or endpoints.
+It reads YAML 1.2's core types (so `no` and `02:00` stay text), and knows nothing of rows or endpoints.
 """
 
 import math

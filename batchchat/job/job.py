@@ -1,7 +1,6 @@
 """The job file as pydantic models: every key, its bounds and its default stand here, once.
 
-What passes in is a plain mapping (from `file.py` or from Python); what comes out is a frozen `Job`, or pydantic's
-ValidationError. Paths in it are absolute when it comes from `file.py`. It does not know YAML, files or the network.
+Paths in it are absolute when it comes from `file.py`.
 """
 
 import ipaddress

@@ -1,8 +1,4 @@
-"""The job file's JSON Schema, for editors and validators.
-
-What passes in are the models of `job.py`; what comes out is their schema, each field with the text that stands below it
-there. It does not know job files.
-"""
+"""The job file's JSON Schema, for editors and validators."""
 
 import ast
 import inspect

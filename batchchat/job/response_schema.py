@@ -1,8 +1,6 @@
 """`request.response_schema` -> the strict `json_schema` response format of the API, and what answers are judged by.
 
-What passes in is what the job says (a JSON Schema, the short form, a file's path, a Pydantic model); what comes out are
-the value of `response_format` and a schema, or ValueError with what to do. Whether the schema is one at all, its
-validator decides.
+Whether the schema is one at all, its validator decides.
 
 The short form gives each field its type: `string`, `integer`, `number` or `boolean` (`string?`: or null), a list of
 values to choose from, a list of one type (`[string]`, `[{name: string}]`) for a list of such, a mapping for an object.

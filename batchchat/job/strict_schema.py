@@ -1,8 +1,4 @@
-"""A JSON Schema -> one that strict endpoints take: objects closed, all their properties required, no defaults.
-
-What passes in is a schema of plain dicts and lists; what comes out is its strict form, and whether all of it could be
-made strict, or the form that answers are judged by. It does not know where the schema came from.
-"""
+"""A JSON Schema -> one that strict endpoints take: objects closed, all their properties required, no defaults."""
 
 import re
 from collections.abc import Sequence

@@ -1,8 +1,4 @@
-"""The types of values in a job file: what is accepted for each, and as what it comes out.
-
-What passes in is a value as YAML or Python has it; what comes out is a checked one, or a ValueError that says what is
-allowed. It does not know which key a value belongs to.
-"""
+"""The types of values in a job file: what is accepted for each, and as what it comes out."""
 
 import re
 from datetime import time

@@ -1,6 +1,6 @@
 """The tree of a template -> its pieces, where it is nothing but text and columns, as most of a prompt is.
 
-Such a template needs no engine to be rendered. It does not know values, nor what becomes of the pieces.
+Such a template needs no engine to be rendered.
 """
 
 from collections.abc import Collection, Iterator

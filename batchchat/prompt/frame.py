@@ -1,8 +1,4 @@
-"""The JSON that all requests of a job have in common: made once, and filled with the texts of each row.
-
-What passes in is one request in which marks stand for the texts; what comes out are the bytes of any other. It does not
-know what the JSON means.
-"""
+"""The JSON that all requests of a job have in common: made once, and filled with the texts of each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""Messages and parameters -> the exact bytes to send, and their key.
-
-What passes in is a row; what comes out is a `ChatRequest`, or the `Failure` of a row that cannot be asked. It does not
-know the endpoint's address, only the name that is part of every key.
-"""
+"""Messages and parameters -> the exact bytes to send, and their key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

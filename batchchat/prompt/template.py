@@ -1,8 +1,4 @@
-"""The job's `request` compiled once; a row's values in, the request body out.
-
-What passes in is the `request` section and the names of the input's columns; what comes out for each row is a plain
-JSON-like body. It does not know keys, bytes or the endpoint.
-"""
+"""The job's `request` compiled once; a row's values in, the request body out."""
 
 import difflib
 import math

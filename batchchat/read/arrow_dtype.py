@@ -1,6 +1,6 @@
 """Which Arrow types can be read, and which dtype holds the values of two.
 
-What passes in are types; what comes out is an InputError that names the column, or a dtype. It reads no values.
+It reads no values.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Parquet and Arrow IPC files -> a Table, from their metadata alone, then read in small parts.
 
 The frames have the dtypes that polars gives such files. Files are brought to the column order of the first one, and to
-dtypes that hold the values of all. It does not know conditions, limits or row names.
+dtypes that hold the values of all.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,8 +1,7 @@
 """CSV files -> a Table: every row checked and every dtype found in one pass, then read again in small blocks.
 
 Comma-separated, RFC 4180, UTF-8, the first row is the header. An empty cell is null, a quoted empty one is "". Blank
-lines are no rows. Of several files the dtypes are found together, because the files are one table. It does not know
-conditions, limits or row names.
+lines are no rows. Of several files the dtypes are found together, because the files are one table.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """JSONL files -> a Table: every line parsed and every dtype found in one pass, then read again in small parts.
 
 One JSON object a line; blank lines are skipped, a key that a line does not have is null. Several files are one table,
-so that their dtypes are found together. It does not know conditions, limits or row names.
+so that their dtypes are found together.
 """
 
 import json

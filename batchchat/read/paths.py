@@ -1,7 +1,6 @@
 """A path as the user wrote it -> the files to read, in reading order, and their one format.
 
-What passes in is a file, a glob or a folder; what comes out are existing files and one of the format names of
-`input.format`. It looks at names only and does not know what is in a file.
+It looks at names only and does not know what is in a file.
 """
 
 import fnmatch

@@ -1,8 +1,4 @@
-"""A chunk of the table -> its rows as natural Python values, made when they are asked for.
-
-What passes in is a chunk, the numbers of its rows, and which columns are wanted; what comes out are `Row`s. It does not
-know files, conditions or limits.
-"""
+"""A chunk of the table -> its rows as natural Python values, made when they are asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""Any input -> batches of rows, in order and in bounded memory, as often as they are asked for.
-
-What passes in is a path (or a frame) and the settings of `input`; what comes out is a `Source`, whose rows, columns and
-dtypes are known, and whose every row was checked, before the first request. It does not know templates or outputs.
-"""
+"""Any input -> batches of rows, in order and in bounded memory, as often as they are asked for."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace

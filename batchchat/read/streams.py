@@ -1,7 +1,6 @@
 """A file -> its bytes, decompressed; and whatever goes wrong in reading it -> InputError.
 
-What passes in is a path; what comes out is a binary stream that holds little of the file at once. It does not know what
-the bytes mean. Every reader of this room works inside `reading`, so that no library's own exception leaves the room.
+Every reader of this room works inside `reading`, so that no library's own exception leaves the room.
 """
 
 import io

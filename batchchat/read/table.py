@@ -1,7 +1,4 @@
-"""What every format's reader gives to `source.py`: a `Table` of `Chunk`s of rows, in file order.
-
-It does not know files, conditions or row numbers.
-"""
+"""What every format's reader gives to `source.py`: a `Table` of `Chunk`s of rows, in file order."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """`input.where` -> a polars expression that is known to be true or false of one row by itself.
 
-What passes in is the SQL text and the schema; what comes out is an expression of dtype Boolean. It reads no rows. A
-condition that looks at other rows (`a > avg(a)`) would be answered for each batch alone, silently wrong: it is refused.
+It reads no rows. A condition that looks at other rows (`a > avg(a)`) would be answered for each batch alone, silently
+wrong: it is refused.
 """
 
 import json

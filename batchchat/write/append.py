@@ -1,8 +1,7 @@
 """Rows of one input after those that earlier inputs wrote to the same file; or where they are, once they are there.
 
-What passes in is a finished file of the new rows; what comes out is the whole file in its place, complete or not at
-all. Which rows are whose is known by the digest of the file's content: a file that another program changed is told from
-one that has what this job wrote, and a kill at any moment leaves one that is known. It does not know how rows are made.
+Which rows are whose is known by the digest of the file's content: a file that another program changed is told from one
+that has what this job wrote, and a kill at any moment leaves one that is known.
 """
 
 from __future__ import annotations

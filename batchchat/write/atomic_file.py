@@ -1,7 +1,6 @@
 """A file that appears complete or not at all.
 
-What passes in is the path to write; what comes out is a file object whose bytes stand at the path once it is committed,
-or are gone once it is discarded. It does not know what is written. Errors are the system's own (OSError).
+Errors are the system's own (OSError).
 
 A process that is killed leaves its temporary file. It has a lock that died with it, and is removed by the next who
 writes into that folder.

@@ -1,8 +1,5 @@
 """A table's cells as JSON, and as the text of a CSV cell.
 
-What passes in is a polars column of any dtype that a file can hold; what comes out are values that orjson encodes as
-they stand, or a column that `write_csv` writes as it stands. It does not know rows, files or which columns are new.
-
 The rules, at every depth: dates and times in ISO 8601 with all their digits, durations in seconds, decimals and
 integers of any size as exact numbers, bytes as base64. A float that is not finite is null in JSON.
 """

@@ -1,9 +1,4 @@
-"""Outcomes as the new columns of the output: their names, dtypes and nulls (the output contract).
-
-What passes in is one outcome per row (an answer, a failed row, or None where nothing is known), the job's wishes for
-names and further columns, and its JSON Schema; what comes out is a polars frame with one row per outcome, of the same
-dtypes whatever happened. It does not know files, formats, the input's values, or how an outcome came to be.
-"""
+"""Outcomes as the new columns of the output: their names, dtypes and nulls (the output contract)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The rows of an output file that is there: their columns, how many they are, and others put between them.
 
-What passes in are files in the formats of the output; what comes out are the bytes of one file that has the rows of
-both. Rows of text are copied as they stand, and Parquet by row groups. It does not know whose rows they are.
+Rows of text are copied as they stand, and Parquet by row groups.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The three formats of the output: how rows become bytes.
-
-What passes in is a binary file, batches and their new columns; what comes out are the file's bytes, the same for the
-same rows. It does not know paths, how the file gets into its place, or what the new columns mean.
-"""
+"""The three formats of the output: how rows become bytes."""
 
 from __future__ import annotations
 

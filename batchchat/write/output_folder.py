@@ -1,8 +1,4 @@
-"""One output file for each input file, at the same place within a folder.
-
-What passes in are batches that say which file they are from; what comes out are files of which each appears complete or
-not at all, and is left alone where it would be the same. It does not know where the input is.
-"""
+"""One output file for each input file, at the same place within a folder."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """JSON Schemas as dtypes, and JSON texts as columns of them.
 
-What passes in is a JSON Schema (a dict, true or false) and JSON texts that fit it; what comes out is the shape that the
-schema gives, its dtype, and a column of exactly that dtype. It does not know answers, nor does it check that a text
-fits: a value with no place in the shape is null.
-
 An object with properties is a struct, an array with items a list; string, integer, number and boolean are String,
 Int64, Float64 and Boolean; null is null. An enum or const is what its values are, `allOf` and `$ref` are merged with
 what stands beside them, and anything may be null. `properties` and `items` without a `type` count as the object or the

@@ -1,8 +1,4 @@
-"""Source batches and their answers as the output file, complete or not at all.
-
-What passes in are batches in input order, each with a frame of its new columns; what comes out is a Parquet, CSV or
-JSONL file, the input columns unchanged and the new ones after them. It does not know requests, answers or the job.
-"""
+"""Source batches and their answers as the output file, complete or not at all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The endpoint that is measured against: nginx with its Lua module, started in a folder of its own.
 
-What passes in is how it is to behave; what comes out is its base URL, and what it counted. `endpoint.lua` is what runs
-within it. It does not know who asks.
+`endpoint.lua` is what runs within it.
 """
 
 import json

@@ -1,7 +1,6 @@
 """What the scripted server says: an answer that depends on the request's model and messages alone.
 
-What passes in is a request's body, or the model and messages of a row; what comes out is what an output must hold, and
-the bytes of a plain and of a streamed reply. Only `id` is not made of the request.
+Only `id` is not made of the request.
 """
 
 import hashlib

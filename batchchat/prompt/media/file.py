@@ -1,8 +1,4 @@
-"""A path that a row names -> a file that may be read, and its bytes.
-
-What passes in is text from a row and the one folder that rows may name files of; what comes out is a regular file in
-that folder, or a `MediaError`. It does not know messages, MIME types or requests.
-"""
+"""A path that a row names -> a file that may be read, and its bytes."""
 
 import os
 import re

@@ -1,8 +1,4 @@
-"""The local images and videos of a request: named by their content in its key, sent as `data:` URLs.
-
-What passes in are rendered messages; what comes out are messages that name each local medium by its content, and, when
-the request is sent, its body with the data in place. It does not know templates, keys or where digests are kept.
-"""
+"""The local images and videos of a request: named by their content in its key, sent as `data:` URLs."""
 
 import hashlib
 import json

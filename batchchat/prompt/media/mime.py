@@ -1,7 +1,6 @@
 """The MIME type of a file, by its first bytes and, where these tell nothing, by its name's suffix.
 
-What passes in are bytes and a name; what comes out is the type, or None. It depends on nothing of the machine, for the
-type is part of a request's identity. It does not open files.
+It depends on nothing of the machine, for the type is part of a request's identity. It does not open files.
 """
 
 import codecs

@@ -1,8 +1,4 @@
-"""Image files made smaller, by Pillow, which is an extra.
-
-What passes in is a whole image file, what comes out a file of the same format with fewer pixels. It does not know
-rows, paths, requests or processes; it runs in several threads at once.
-"""
+"""Image files made smaller, by Pillow, which is an extra."""
 
 import io
 from collections.abc import Callable

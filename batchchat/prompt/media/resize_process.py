@@ -1,8 +1,7 @@
 """Large images made smaller in a process of their own: decoding them may keep Python's lock for seconds.
 
-What passes in and out is what `resize.py` takes and gives. The process is started for the first large image, decodes
-one at a time, and ends with this one, however that ends, for its standard input does too. It gets nothing of this one's
-environment but where libraries are: there may be keys. It does not know formats.
+The process is started for the first large image, decodes one at a time, and ends with this one, however that ends, for
+its standard input does too. It gets nothing of this one's environment but where libraries are: there may be keys.
 """
 
 import json

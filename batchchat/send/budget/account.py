@@ -1,7 +1,6 @@
 """What a run's requests may cost and did cost, under its budget; arithmetic only.
 
-What passes in are rows before their requests and replies after; what comes out is whether a request may be sent, and
-the amounts that the store must know. Without a budget it lets everything pass. It does not know when anything happens.
+Without a budget it lets everything pass.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""What replies cost, in dollars; arithmetic only.
-
-What passes in are the tokens that a reply reports and the price of its model; what comes out are dollars, or None where
-either is not known. It does not know where a price is from.
-"""
+"""What replies cost, in dollars; arithmetic only."""
 
 from collections.abc import Callable
 from dataclasses import replace

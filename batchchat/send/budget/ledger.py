@@ -1,8 +1,4 @@
-"""How much may still be spent, in dollars and in tokens at once; arithmetic only.
-
-What passes in are worst cases of requests, before they are sent, and what they cost, after; what comes out is whether
-one more may be sent. It does not know prices, requests or the store.
-"""
+"""How much may still be spent, in dollars and in tokens at once; arithmetic only."""
 
 from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount
 

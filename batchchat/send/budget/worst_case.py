@@ -1,8 +1,7 @@
 """The most that a row's requests can cost; arithmetic only, but for what replies teach it.
 
-What passes in are requests, prices, and the usages of replies; what comes out are amounts that no request should
-exceed. No tokenizer that works on bytes makes more tokens of a text than it has bytes. What an endpoint adds, a chat
-template or a prompt of its own, is no more than the smallest prompt that it ever counted.
+No tokenizer that works on bytes makes more tokens of a text than it has bytes. What an endpoint adds, a chat template
+or a prompt of its own, is no more than the smallest prompt that it ever counted.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,5 @@
 """One keep-alive connection, and the reply that is due on it.
 
-What passes in are the bytes of requests, and those that come from the network; what comes out are replies, as they
-come. It does not know how a connection is opened, nor who waits for one.
-
 A connection is a protocol of asyncio's that gives what comes to a parser in C, and little more: what is done here is
 done for each request. Pools for all that HTTP can do take many times as long, and so do libraries that wait for sockets
 themselves.

@@ -1,8 +1,4 @@
-"""A reply's bytes as they came -> decoded, in pieces of bounded size.
-
-What passes in is what `content-encoding` says, and the bytes of the wire; what comes out is never more than
-`PIECE_BYTES` at a time, however much a small compressed piece stands for. It does not know what the bytes mean.
-"""
+"""A reply's bytes as they came -> decoded, in pieces of bounded size."""
 
 import zlib
 from collections.abc import Iterator

@@ -1,8 +1,4 @@
-"""Keep-alive connections behind httpx's seam: one request on each at a time.
-
-What passes in are httpx requests; what comes out are responses whose bytes are still to be read, or httpx's exceptions.
-It does not know what the bytes mean, follows no redirect, and tries once.
-"""
+"""Keep-alive connections behind httpx's seam: one request on each at a time."""
 
 import asyncio
 import os

@@ -1,8 +1,4 @@
-"""What Oxen's models API says that models cost, asked once before a run.
-
-What passes in is a base URL, the key for it and a model's name; what comes out are prices by name, none where anything
-went wrong: no run fails for want of a price. It does not know jobs.
-"""
+"""What Oxen's models API says that models cost, asked once before a run."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,6 @@
 """One message to one URL, once, within a time.
 
-What passes in is a URL and a body; what comes out is what went wrong, in words that show no more of the URL than its
-host: the rest of it may be a secret. It follows no redirect, and it does not know what the message says.
+It follows no redirect, and it does not know what the message says.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """Whether the next request may start, and what holds it back; arithmetic only.
 
-What passes in is how many slots are taken and when a row is due; what comes out is a moment. It asks the gates, the
-rates and the limit on requests in flight, tells the last when it is what holds requests back, and keeps account of
-what does. It does not know rows, and waits for nothing.
+It asks the gates, the rates and the limit on requests in flight, tells the last when it is what holds requests back,
+and keeps account of what does.
 """
 
 import math

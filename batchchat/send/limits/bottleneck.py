@@ -1,9 +1,4 @@
-"""What a run is bound by: whatever held its requests back for most of the time; arithmetic only.
-
-What passes in is word of what holds requests back at the moment, and once a second the processor time that the process
-has used; what comes out is one of `endpoint`, `rate limit`, `input` and `cpu`, and the same in words. It does not know
-why anything holds.
-"""
+"""What a run is bound by: whatever held its requests back for most of the time; arithmetic only."""
 
 from collections import deque
 from dataclasses import dataclass

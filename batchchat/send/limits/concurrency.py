@@ -1,14 +1,14 @@
 """How many requests may be in flight: starts low, finds the endpoint's own limit, follows it; arithmetic only.
 
-What passes in is word of every reply and refusal, with the clock's time; what comes out is a limit. It looks at rounds,
-each as many replies as the limit was when it began. While a larger limit brings more requests or tokens a second it
-grows by one for each reply, so it doubles each round; where it brings no more, it goes back to the knee and is held,
-and probed from time to time: upwards, or downwards where requests seem to queue at the endpoint. Delivered throughput
-decides: a latency that rises slows the growth, and suggests a lower limit, but a batching endpoint's rises as well.
+It looks at rounds, each as many replies as the limit was when it began. While a larger limit brings more requests or
+tokens a second it grows by one for each reply, so it doubles each round; where it brings no more, it goes back to the
+knee and is held, and probed from time to time: upwards, or downwards where requests seem to queue at the endpoint.
+Delivered throughput decides: a latency that rises slows the growth, and suggests a lower limit, but a batching
+endpoint's rises as well.
 
 A burst of rate limits cuts the limit by a fifth, once, and not below what works; it then grows back to just below the
 number in flight that was refused. A round of which a fifth meets an overloaded endpoint counts as such a burst. Rounds
-in which something else held requests back (the input, a rate limit) say nothing. It knows neither requests nor clocks.
+in which something else held requests back (the input, a rate limit) say nothing.
 """
 
 import math

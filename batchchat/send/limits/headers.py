@@ -1,8 +1,5 @@
 """A reply's headers -> the rate limits that its endpoint states, as an `Allowance`; never raises on bad text.
 
-What passes in are headers by lower-case name and the wall clock; what comes out is a minute's allowance, or None where
-nothing certain is said. It does not know replies, waiting or pacing.
-
 Most providers do not say for how long a limit holds. Where their documents do (Anthropic, Mistral, the tokens of the
 OpenAI family: a minute; Together: a second), that window counts, unless the reset contradicts it: no window takes
 longer than itself to be free again. Requests of the OpenAI family hold for a minute at OpenAI, but for a day in its

@@ -1,7 +1,4 @@
-"""An allowance of units a minute, spread evenly; arithmetic only.
-
-What passes in is `now`, in seconds of any steady clock; what comes out is the moment from which more may be taken.
-"""
+"""An allowance of units a minute, spread evenly; arithmetic only."""
 
 import math
 

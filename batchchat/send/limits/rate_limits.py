@@ -1,9 +1,7 @@
 """Requests and tokens a minute: reserve, settle, learn; arithmetic only.
 
-What passes in is `now`, in seconds of any steady clock, what requests may cost and what replies say of it and of the
-endpoint's limits; what comes out is the moment from which a request may start. A limit that the job gives wins over
-what the endpoint tells; what the endpoint does in fact refuse counts beside both. It does not wait, and knows neither
-requests nor headers.
+A limit that the job gives wins over what the endpoint tells; what the endpoint does in fact refuse counts beside both.
+It does not wait, and knows neither requests nor headers.
 """
 
 import math

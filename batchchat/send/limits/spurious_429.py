@@ -1,10 +1,9 @@
 """Which refusals have nothing to do with how much is asked; arithmetic only.
 
-What passes in is how many requests have started when one is refused; what comes out is whether that may be chance: a
-gateway that answers 429 to one request of a hundred does so whatever the rate. A limit refuses nothing below it. So
-where refusals come one by one, the pace is halved for as many requests as should bring some of them: if they come all
-the same, they are the endpoint's noise, and until they become more frequent, or some minutes have passed, each of them
-is the business of its own row. Even on a quiet endpoint one among some hundred says nothing. It knows no pace.
+A limit refuses nothing below it. So where refusals come one by one, the pace is halved for as many requests as should
+bring some of them: if they come all the same, they are the endpoint's noise, and until they become more frequent, or
+some minutes have passed, each of them is the business of its own row. Even on a quiet endpoint one among some hundred
+says nothing.
 """
 
 import math

@@ -1,9 +1,8 @@
 """What a request will cost in tokens, learned from the usage of this job's own replies; arithmetic only.
 
-What passes in are sizes of bodies in bytes and what replies report; what comes out is a number of tokens to reserve.
 The prompt follows from the size, by a ratio for each class of sizes: a photo's base64 has hundreds of bytes for each of
 its tokens and text has four, and their requests differ as much in size, so neither spoils the other's ratio. The
-completion is one that nine of ten requests stay below. It does not know limits.
+completion is one that nine of ten requests stay below.
 """
 
 import math

@@ -1,9 +1,7 @@
 """Refusals that may be the whole job's, held until they show whose they are; arithmetic only.
 
-What passes in are the starts and ends of requests, in the order of their starts, and the rows that the endpoint
-refused, each with what identifies the refusal; what comes out are the refusals that are the rows' own, or that it is
-time to stop. A parameter that the model does not know would fail every row of the table, one after the other. Refusals
-come back sooner than answers: "in a row" means that nothing which started between them was answered, or still may be.
+A parameter that the model does not know would fail every row of the table, one after the other. Refusals come back
+sooner than answers: "in a row" means that nothing which started between them was answered, or still may be.
 """
 
 from bisect import bisect

@@ -1,7 +1,6 @@
 """The chunks of a stream -> the JSON that the plain reply would have had.
 
-What passes in are the objects of the events, one at a time; what comes out is one object with choices that have a whole
-message. It keeps fields that it does not know, knows no bytes, and takes time linear in what it is given.
+It keeps fields that it does not know, knows no bytes, and takes time linear in what it is given.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,4 @@
-"""A reply's JSON -> the Completion in it; nothing that a model or a gateway may put there makes it raise.
-
-What passes in is an object with choices that have a message; what comes out keeps every text as it is. It does not know
-HTTP, streams or errors.
-"""
+"""A reply's JSON -> the Completion in it; nothing that a model or a gateway may put there makes it raise."""
 
 import re
 from collections.abc import Mapping

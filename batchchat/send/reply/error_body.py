@@ -1,8 +1,4 @@
-"""The JSON of an error -> its fields, structured words, sentence and names, wherever a provider put them.
-
-What passes in is a parsed body that may be of any shape; what comes out are plain values. It does not know what follows
-from them.
-"""
+"""The JSON of an error -> its fields, structured words, sentence and names, wherever a provider put them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,7 @@
 """Which failure is the row's, which is worth another try, which ends the job: one table.
 
-What passes in is a status and the structured words of an error; what comes out is a kind, and a verdict. It decides by
-status and words; by the message only where the status agrees, because providers echo the prompt in their 400s.
+It decides by status and words; by the message only where the status agrees, because providers echo the prompt in their
+400s.
 """
 
 import re

@@ -1,9 +1,8 @@
 """Fragments of streamed tool calls -> whole calls, in order of their first appearance.
 
-What passes in are the fragments of one choice; what comes out are its calls as a plain reply has them, arguments as
-they came. Endpoints number and name the fragments in every wrong way, so an id decides before an index, and an index
-before the order: a known id is that call, a new one opens a call even where the index is taken, an index alone is the
-newest call that has it, and what has neither belongs to the call that was opened last.
+Endpoints number and name the fragments in every wrong way, so an id decides before an index, and an index before the
+order: a known id is that call, a new one opens a call even where the index is taken, an index alone is the newest call
+that has it, and what has neither belongs to the call that was opened last.
 """
 
 from collections.abc import Mapping

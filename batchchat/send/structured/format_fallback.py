@@ -1,7 +1,6 @@
 """How a run asks for answers that fit the job's schema: what one row learns about the endpoint holds for all.
 
-What passes in are completions and failures of rows; what comes out is what follows: an answer, one more turn, or a
-failure. The rungs are those of `judge.py`; this holds which of them the run stands on.
+The rungs are those of `judge.py`; this holds which of them the run stands on.
 """
 
 from dataclasses import replace

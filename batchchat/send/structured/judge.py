@@ -1,7 +1,6 @@
 """What to make of an answer that should fit a schema: take it, mend it, ask once more, or give it up.
 
-What passes in are completions, the bodies that asked for them, and what the endpoint refused; what comes out is the
-completion with its JSON in `parsed`, the turn to take next, or a failure. It asks nothing itself, and fetches nothing.
+It asks nothing itself, and fetches nothing.
 """
 
 import re
