@@ -240,12 +240,12 @@ def test_key_amid_control_characters_is_on_no_terminal(rows: Path) -> None:
 CRASH = """
 import os
 from batchchat import __main__
-from batchchat.commands.output import write_output
+from batchchat.commands import run
 
 def crash(*_, **__):
     raise RuntimeError("a bug, by which the headers are said: Authorization: Bearer " + os.environ["TEST_KEY"])
 
-write_output = crash
+run.write_output = crash
 __main__.main()
 """
 

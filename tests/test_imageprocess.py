@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from batchchat.prompt.media import resize as image
+from batchchat.prompt.media import resize
 from batchchat.prompt.media.file import MediaError
 from batchchat.prompt.media.resize_process import ImageProcess
 from tests.running import ROOT
@@ -59,7 +59,7 @@ def children(parent: int) -> list[int]:
 
 def child() -> int:
     """Return the one process that decodes images here."""
-    (found,) = (pid for pid in children(os.getpid()) if b"imageprocess" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    (found,) = (pid for pid in children(os.getpid()) if b"resize_process" in Path(f"/proc/{pid}/cmdline").read_bytes())
     return found
 
 
@@ -75,7 +75,7 @@ def test_large_image_is_the_same_from_there(apart: ImageProcess, format: str) ->
     kind = f"image/{ {'JPEG2000': 'jp2'}.get(format, format.lower()) }"
     small = apart.shrunk(content, kind, 100, "it")
     assert child()
-    assert small == image.shrunk(content, kind, 100, "it")
+    assert small == resize.shrunk(content, kind, 100, "it")
     assert Image.open(io.BytesIO(small)).size == (100, 100)
 
 
@@ -90,7 +90,7 @@ def test_what_is_small_starts_no_process(apart: ImageProcess) -> None:
 def test_damage_is_told_as_ever(apart: ImageProcess) -> None:
     """The row's failure is in the same words, and the process goes on."""
     whole, said = picture("JPEG2000", 400), []
-    for shrunk in (image.shrunk, apart.shrunk):
+    for shrunk in (resize.shrunk, apart.shrunk):
         with pytest.raises(MediaError) as caught:
             shrunk(whole[: len(whole) // 2], "image/jp2", 100, '"ä\ud800.jp2"')
         said.append(str(caught.value))
@@ -183,7 +183,7 @@ def test_system_that_starts_no_process_costs_no_image(apart: ImageProcess, monke
     for executable in ("/nowhere/python", "/bin/true"):
         monkeypatch.setattr(sys, "executable", executable)
         small = apart.shrunk(LARGE, "image/webp", 100, "it")
-        assert small == image.shrunk(LARGE, "image/webp", 100, "it")
+        assert small == resize.shrunk(LARGE, "image/webp", 100, "it")
 
 
 SCRIPT = """

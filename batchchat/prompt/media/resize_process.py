@@ -11,7 +11,7 @@ import sys
 import threading
 from contextlib import suppress
 
-from batchchat.prompt.media import resize as image
+from batchchat.prompt.media import resize
 from batchchat.prompt.media.file import MediaError
 
 _KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME")
@@ -27,12 +27,12 @@ class ImageProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def shrunk(self, content: bytes, mime_type: str, max_side: int, shown: str) -> bytes:
-        """Do what `image.shrunk` does, a large image apart; in this process where the system starts no other.
+        """Do what `resize.shrunk` does, a large image apart; in this process where the system starts no other.
 
         Raises:
-            MediaError: as `image.shrunk`; or the process ended twice while it had the image.
+            MediaError: as `resize.shrunk`; or the process ended twice while it had the image.
         """
-        return image.shrunk(content, mime_type, max_side, shown, self._apart)
+        return resize.shrunk(content, mime_type, max_side, shown, self._apart)
 
     def end(self) -> None:
         """Take the process down, when the last image is done; the next image starts another."""
@@ -46,7 +46,7 @@ class ImageProcess:
                 try:
                     process = self._process = self._process or _started()
                 except OSError:
-                    return image.shrunk(content, mime_type, max_side, shown)
+                    return resize.shrunk(content, mime_type, max_side, shown)
                 try:
                     return _exchanged(process, head, content)
                 except (OSError, EOFError):
@@ -121,7 +121,7 @@ def _exchanged(process: subprocess.Popen[bytes], head: bytes, content: bytes) ->
 def serve() -> None:
     """Shrink the images that come over standard input, until it ends; `ImageProcess` is on the other side."""
     with suppress(OSError), open(0, "rb") as requests, open(1, "wb") as replies:
-        image.require_pillow()
+        resize.require_pillow()
         replies.write(_READY)
         replies.flush()
         for line in requests:
@@ -131,7 +131,7 @@ def serve() -> None:
                 return
             small, error = b"", None
             try:
-                small = image.shrunk(content, *wanted)
+                small = resize.shrunk(content, *wanted)
             except MediaError as problem:
                 error = str(problem)
             del content
