@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchchat.records import Failure
-from batchchat.send.policy.backoff import FIRST_WAIT_S, LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.policy.backoff import FIRST_WAIT_S, LONGEST_WAIT_S, next_wait_s, wait_s
 from batchchat.send.reply.retry_after import LONGEST_HINT_S, LONGEST_QUOTA_HINT_S, quota_reset_s, retry_after_s
 
 NOW = 1_700_000_000.0
@@ -238,5 +238,6 @@ def test_hint_of_nothing_backs_off_all_the_same() -> None:
 
 def test_last_attempt_is_the_one_that_reaches_the_limit() -> None:
     """Of three attempts the third is the last; past the limit every one is."""
-    assert [is_last(attempt, 3) for attempt in (1, 2, 3, 4)] == [False, False, True, True]
-    assert is_last(1, 1)
+    failure = Failure("server", "busy")
+    assert [next_wait_s(failure, attempt, 3) is None for attempt in (1, 2, 3, 4)] == [False, False, True, True]
+    assert next_wait_s(failure, 1, 1) is None

@@ -13,7 +13,6 @@ from batchchat.records import Failure
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 
-
 _BACKOFF = wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S)
 _RETRYING = Retrying()
 
@@ -31,9 +30,9 @@ def wait_s(failure: Failure, attempt: int) -> float:
     return wished_s if attempt == 1 else max(wished_s, backoff_s)
 
 
-def is_last(attempt: int, max_attempts: int) -> bool:
-    """Whether attempt number `attempt` was the last that the row gets."""
-    return bool(stop_after_attempt(max_attempts)(_after(attempt)))
+def next_wait_s(failure: Failure, attempt: int, max_attempts: int) -> float | None:
+    """Return the seconds before a row's next charged attempt; None if `attempt` was its last."""
+    return None if stop_after_attempt(max_attempts)(_after(attempt)) else wait_s(failure, attempt)
 
 
 def _after(attempt: int) -> RetryCallState:

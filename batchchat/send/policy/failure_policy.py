@@ -14,7 +14,7 @@ from batchchat.errors import EndpointRefusedError
 from batchchat.json_values import mapping_of, read_json
 from batchchat.records import Failure
 from batchchat.send.limits.cooldown import Cooldown
-from batchchat.send.policy.backoff import LONGEST_WAIT_S, is_last, wait_s
+from batchchat.send.policy.backoff import LONGEST_WAIT_S, next_wait_s, wait_s
 from batchchat.send.policy.rules import Rules, RunEndpoint, RunLimits
 from batchchat.send.reply.failures import (
     ADVICE,
@@ -146,8 +146,9 @@ class FailurePolicy:
     def charge(self, row: Pending, failure: Failure, now: float, *, is_final: bool) -> RetryAt | GiveUp | Stop:
         """Count an attempt of a row; return when it is tried again, if it is."""
         row.attempts += 1
-        if not (is_final or is_last(row.attempts, self._rules.tries(failure.kind))):
-            return RetryAt(now + wait_s(failure, row.attempts))
+        seconds = None if is_final else next_wait_s(failure, row.attempts, self._rules.tries(failure.kind))
+        if seconds is not None:
+            return RetryAt(now + seconds)
         if failure.kind == "protocol" and not self._counts.has_completion:
             # Nothing that came back was ever a chat completion: this is not such an endpoint.
             return _refused(no_such_endpoint(failure))
