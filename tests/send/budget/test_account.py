@@ -37,8 +37,8 @@ from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount, RowCos
 from batchchat.send.state.turn import Turn
 from batchchat.send.structured.judge import Structure, body_for
 from tests.scheduled import schedule_over
-from tests.test_schedule import HANG_S, MemoryStore
-from tests.test_turns import FITS, requests, said
+from tests.send.scheduler.test_scheduler import HANG_S, MemoryStore
+from tests.send.scheduler.test_turns import FITS, requests, said
 
 PRICE = Price(input=1.0, output=4.0)
 UNKNOWN = Failure("connect", "the connection broke before the reply was whole", is_outcome_unknown=True)

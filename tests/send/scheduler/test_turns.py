@@ -32,7 +32,7 @@ from batchchat.send.policy.rules import EMPTY_TRIES, Send
 from batchchat.send.scheduler.scheduler import Scheduler
 from batchchat.send.structured.judge import Structure
 from tests.scheduled import schedule_over
-from tests.test_schedule import ANSWER, HANG_S, MemoryStore, refusal
+from tests.send.scheduler.test_scheduler import ANSWER, HANG_S, MemoryStore, refusal
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 FITS, MISFIT = '{"a":1}', '{"b":2}'

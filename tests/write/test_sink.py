@@ -657,7 +657,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> No
     other = tmp_path / ".batchchat-notes.txt"
     other.touch()
     script = KILLED_WRITER.format(path=str(path))
-    killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent.parent, check=False)
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(".batchchat-*.tmp"))) == 1
     write_frame(path, TYPED)

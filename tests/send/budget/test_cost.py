@@ -27,8 +27,8 @@ from batchchat.send.structured.judge import Structure
 from tests.echoing import Echoing, Sent, completion
 from tests.running import batchchat, batchchat_process, ledger, write_csv, write_job
 from tests.scheduled import schedule_over
-from tests.test_schedule import HANG_S, MemoryStore
-from tests.test_turns import FITS, MISFIT, SCHEMA, requests, said
+from tests.send.scheduler.test_scheduler import HANG_S, MemoryStore
+from tests.send.scheduler.test_turns import FITS, MISFIT, SCHEMA, requests, said
 from tests.torture import embedded
 
 PRICE = Price(2.0, 8.0, 0.5)

@@ -16,6 +16,7 @@ from batchchat.job.file import LoadedJob, job_from_mapping, load_job
 from batchchat.job.job import PRESETS, Checkpoint, Endpoint, Input, Job, Limits, Output, Request
 from batchchat.job.yaml import dotted
 from batchchat.prompt.template import compile_request
+from tests.running import ROOT
 
 REQUEST = "request:\n  model: m\n  messages:\n    - role: user\n      content: hi\n"
 TOP = "checkpoint, endpoint, input, limits, name, notify, output, price, request"
@@ -859,7 +860,7 @@ def test_any_setting_is_a_job_or_a_job_error(path: Path, key: str, value: str) -
 
 def test_sample_jobs_load() -> None:
     """Every job of the repository is a job."""
-    jobs = sorted((Path(__file__).parent.parent / "jobs").glob("*.yaml"))
+    jobs = sorted((ROOT / "jobs").glob("*.yaml"))
     assert jobs
     assert [load_job(job).job.name for job in jobs] == [job.stem for job in jobs]
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,8 +20,9 @@ from aiohappyeyeballs import AddrInfoType
 from batchchat.send.http.connect import OpeningError, connected
 from batchchat.send.http.connection import HaltedError
 from batchchat.send.http.pool import ConnectionPool
+from tests.running import ROOT
 
-CERTIFICATE = Path(__file__).with_name("certificates") / "localhost.pem"
+CERTIFICATE = ROOT / "tests" / "certificates" / "localhost.pem"
 """Its own issuer, for localhost and 127.0.0.1, with its key beside it; good for a hundred years and nothing else."""
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes"
