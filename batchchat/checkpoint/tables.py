@@ -159,18 +159,8 @@ def run_of(row: Row) -> RunRecord:
     """Return the run that a whole row keeps."""
     fields = orjson.loads(row[8])
     progress = replace(Progress(), **{**fields, "notes": tuple(fields.get("notes", ()))})
-    run, started_at, updated_at, ended_at, end_reason, pid, host, rows_total, _, _ = row
-    return RunRecord(
-        run=run,
-        started_at=started_at,
-        updated_at=updated_at,
-        ended_at=ended_at,
-        end_reason=end_reason,
-        pid=pid,
-        host=host,
-        rows_total=rows_total,
-        progress=progress,
-    )
+    columns = dict(zip(COLUMNS["runs"], row[:8], strict=False))
+    return RunRecord(**columns, progress=progress)
 
 
 def settled_of(row: Row) -> Settled:

@@ -5,7 +5,6 @@ anchored there and names what it must, because behind it, or in quotes, may stan
 """
 
 import re
-from collections.abc import Sequence
 
 PAGE = "(page)"
 RETRYABLE = "(retryable)"
@@ -144,109 +143,84 @@ _NAME = r"[\w.:/@+~-]{1,200}"
 _QUOTED_NAME = rf"[`'\"]?{_NAME}[`'\"]?"
 
 
-def _begins(forms: Sequence[str]) -> re.Pattern[str]:
+def _begins(*forms: str) -> re.Pattern[str]:
     return re.compile(_WRAPPED + "(?:" + "|".join(forms) + ")", re.IGNORECASE)
 
 
 MODEL_SENTENCE = _begins(
-    [
-        rf"Model not found: {_NAME}$",
-        r"You must specify a model to call\.?$",
-        rf"The model {_QUOTED_NAME} (?:does not exist|has been (?:decommissioned|deprecated))",
-        rf"{_NAME} is not a valid model ID\.?$",
-        rf"Invalid model:? {_QUOTED_NAME}(?:\.|$)",
-        rf"model {_QUOTED_NAME} not found(?:,|\.|$)",
-        r"Model Not Exist\.?$",
-        r"(?:\{'error': ')?/chat/completions: Invalid model name passed in model=",
-    ]
+    rf"Model not found: {_NAME}$",
+    r"You must specify a model to call\.?$",
+    rf"The model {_QUOTED_NAME} (?:does not exist|has been (?:decommissioned|deprecated))|"
+    rf"{_NAME} is not a valid model ID\.?$",
+    rf"Invalid model:? {_QUOTED_NAME}(?:\.|$)",
+    rf"model {_QUOTED_NAME} not found(?:,|\.|$)",
+    r"Model Not Exist\.?$|"
+    r"(?:\{'error': ')?/chat/completions: Invalid model name passed in model=",
 )
 KEY_SENTENCE = _begins(
-    [
-        r"API key not valid\. Please pass a valid API key\b",
-        r"API key expired\. Please renew the API key\b",
-        r"Incorrect API key provided: \S",
-        r"User location is not supported for the API use\b",
-    ]
+    r"API key not valid\. Please pass a valid API key\b",
+    r"API key expired\. Please renew the API key\b",
+    r"Incorrect API key provided: \S",
+    r"User location is not supported for the API use\b",
 )
 SPENT_SENTENCE = _begins(
-    [
-        r"Your credit balance is too low to access\b",
-        r"You have reached your specified (?:API |workspace )?(?:API )?usage limits?\b",
-        (
-            r"(?:(?:Your|The) )?(?:organization|workspace|account|API)?(?:'s)? ?(?:monthly )?spend(?:ing)? limit "
-            r"(?:has been |was |is )?(?:reached|exceeded)\b"
-        ),
-    ]
+    r"Your credit balance is too low to access\b",
+    r"You have reached your specified (?:API |workspace )?(?:API )?usage limits?\b",
+    r"(?:(?:Your|The) )?(?:organization|workspace|account|API)?(?:'s)? ?(?:monthly )?spend(?:ing)? limit "
+    r"(?:has been |was |is )?(?:reached|exceeded)\b",
 )
 BUDGET_SENTENCE = _begins(
-    [
-        r"(?:Budget|Key|Credit|Spend(?:ing)?) limit exceeded\b",
-        r"Out of (?:call volume|bandwidth) quota\b",
-        r"Your newly created teams? do(?:es)?n't have any credits\b",
-    ]
+    r"(?:Budget|Key|Credit|Spend(?:ing)?) limit exceeded\b",
+    r"Out of (?:call volume|bandwidth) quota\b",
+    r"Your newly created teams? do(?:es)?n't have any credits\b",
 )
 PERMISSION_SENTENCE = _begins(
-    [
-        r"(?:Access|Permission|RBAC: access) (?:is |was )?denied\b",
-        (
-            r"(?:This |The |Your )?(?:API )?key (?:lacks|does not have|doesn't have|has no) (?:the )?(?:\w+ )?"
-            r"(?:permissions?|access|scopes?)\b"
-        ),
-        r"(?:This |The |Your )?(?:API )?key is not (?:allowed|authorized|permitted)\b",
-        (
-            r"(?:You|The caller|The user|User|Principal) (?:do not|don't|does not|doesn't) have "
-            r"(?:the )?(?:\w+ )?(?:permissions?|access)\b"
-        ),
-        (
-            r"(?:You|The user|User) (?:may not|are not (?:allowed|authorized|permitted) to|is not authorized to) "
-            r"(?:use|access|invoke|perform)\b"
-        ),
-        rf"Project {_QUOTED_NAME} does not have access to model\b",
-        r"Country, region, or territory not supported\b",
-        (
-            r"(?:Your |This )?(?:account|organization|user) (?:has been|is) "
-            r"(?:suspended|restricted|deactivated|disabled)\b"
-        ),
-    ]
+    r"(?:Access|Permission|RBAC: access) (?:is |was )?denied\b",
+    r"(?:This |The |Your )?(?:API )?key (?:lacks|does not have|doesn't have|has no) (?:the )?(?:\w+ )?"
+    r"(?:permissions?|access|scopes?)\b",
+    r"(?:This |The |Your )?(?:API )?key is not (?:allowed|authorized|permitted)\b|"
+    r"(?:You|The caller|The user|User|Principal) (?:do not|don't|does not|doesn't) have "
+    r"(?:the )?(?:\w+ )?(?:permissions?|access)\b",
+    r"(?:You|The user|User) (?:may not|are not (?:allowed|authorized|permitted) to|is not authorized to) "
+    r"(?:use|access|invoke|perform)\b",
+    rf"Project {_QUOTED_NAME} does not have access to model\b",
+    r"Country, region, or territory not supported\b|"
+    r"(?:Your |This )?(?:account|organization|user) (?:has been|is) "
+    r"(?:suspended|restricted|deactivated|disabled)\b",
 )
-FILE_SENTENCE = _begins([r"(?:Failed to|Unable to|Could not|Error while|Timeout while) download"])
+FILE_SENTENCE = _begins(r"(?:Failed to|Unable to|Could not|Error while|Timeout while) download")
 FILTER_SENTENCE = _begins(
-    [
-        r"Your request was (?:blocked|rejected|flagged)\b",
-        r"Invalid prompt: your prompt was flagged\b",
-        r"The response was filtered due to the prompt triggering\b",
-    ]
+    r"Your request was (?:blocked|rejected|flagged)\b",
+    r"Invalid prompt: your prompt was flagged\b",
+    r"The response was filtered due to the prompt triggering\b",
 )
-SIZE_SENTENCE = _begins([r"Request too large for \S"])
+SIZE_SENTENCE = _begins(r"Request too large for \S")
 
 _THEIR_MODEL = r"(?:This|The|Your) (?:model|endpoint|deployment)'s"
 _TOO_LARGE = r"(?:'max_tokens'|'max_completion_tokens'|max_tokens|max_completion_tokens)[^.\"{]{0,80}\d\. "
 CONTEXT_SENTENCE = _begins(
-    [
-        rf"(?:{_TOO_LARGE})?(?:{_THEIR_MODEL} )?maximum (?:context|input|prompt) length is \d",
-        r"(?:the )?request (?:\(\d+ tokens\) )?exceeds the available context size\b",
-        r"(?:the )?input tokens exceed the configured limit of \d",
-        r"(?:the )?input token count (?:\(\d+\) )?exceeds the maximum number of tokens allowed\b",
-        r"(?:the )?input token count \+ max_tokens\b",
-        r"(?:Input validation error: )?`?inputs`? (?:tokens \+ `max_new_tokens` )?must (?:be <=|have less than) \d",
-        r"Prompt contains \d+ tokens\b.{0,60} too large for model with \d+ maximum context length\b",
-        r"prompt is too long: \d+ tokens > \d+ maximum\b",
-        r"input length and `max_tokens` exceed context limit: \d",
-        r"The input \(\d+ tokens\) is longer than the model's context length\b",
-        r"Requested token count exceeds the model's maximum context length of \d",
-        r"Range of input length should be \[\d",
-    ]
+    rf"(?:{_TOO_LARGE})?(?:{_THEIR_MODEL} )?maximum (?:context|input|prompt) length is \d|"
+    r"(?:the )?request (?:\(\d+ tokens\) )?exceeds the available context size\b",
+    r"(?:the )?input tokens exceed the configured limit of \d|"
+    r"(?:the )?input token count (?:\(\d+\) )?exceeds the maximum number of tokens allowed\b",
+    r"(?:the )?input token count \+ max_tokens\b|"
+    r"(?:Input validation error: )?`?inputs`? (?:tokens \+ `max_new_tokens` )?must (?:be <=|have less than) \d",
+    r"Prompt contains \d+ tokens\b.{0,60} too large for model with \d+ maximum context length\b|"
+    r"prompt is too long: \d+ tokens > \d+ maximum\b",
+    r"input length and `max_tokens` exceed context limit: \d|"
+    r"The input \(\d+ tokens\) is longer than the model's context length\b",
+    r"Requested token count exceeds the model's maximum context length of \d|"
+    r"Range of input length should be \[\d",
 )
-LOADING_SENTENCE = _begins([r"Loading model\.?$", rf"Model {_QUOTED_NAME} is currently loading\b"])
+LOADING_SENTENCE = _begins(
+    r"Loading model\.?$",
+    rf"Model {_QUOTED_NAME} is currently loading\b",
+)
 DAILY_SENTENCE = _begins(
-    [
-        (
-            rf"Rate limit reached for (?:model )?{_QUOTED_NAME}(?: \([^)]{{1,80}}\))?"
-            rf"(?: in (?:organization|project) {_QUOTED_NAME})*(?: service tier {_QUOTED_NAME})?"
-            r" on (?:requests|tokens) per day \((?:RPD|TPD)\):"
-        ),
-        r"Rate limit exceeded: free-models-per-day\b",
-    ]
+    rf"Rate limit reached for (?:model )?{_QUOTED_NAME}(?: \([^)]{{1,80}}\))?"
+    rf"(?: in (?:organization|project) {_QUOTED_NAME})*(?: service tier {_QUOTED_NAME})?"
+    r" on (?:requests|tokens) per day \((?:RPD|TPD)\):",
+    r"Rate limit exceeded: free-models-per-day\b",
 )
 
 QUOTA_NOTHING = re.compile(r"^\* Quota exceeded for metric: [\w./-]{1,200}, limit: 0(?:,|\s*$)", re.MULTILINE)
