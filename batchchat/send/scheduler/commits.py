@@ -151,6 +151,7 @@ class Commits:
         in_flight_bound = self._in_flight_bound(limit, turned)
         self._counts.in_flight_bound = in_flight_bound + self._counts.turns_held
         self._account.tell(in_flight_bound - len(self._slots.in_flight))
+        self._slots.durable_limit = min(self._slots.durable_limit, limit)  # it holds as soon as this is stored
         waiting_rows = [self._open[row.request.key] for row, _ in outcomes]
         self._conclude(waiting_rows, outcomes)
         self._spend(outcomes)

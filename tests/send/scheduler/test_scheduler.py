@@ -825,6 +825,45 @@ def test_reply_that_takes_long_to_read_holds_up_nobody(monkeypatch: pytest.Monke
     assert progress.rows_answered == 2
 
 
+def test_bound_that_is_on_its_way_to_the_store_holds_already() -> None:
+    """The limit was cut as a commit began, and grows again before it is stored: no more may start than it will say."""
+
+    async def scenario() -> None:
+        store, concurrency = WaitingStore(asyncio.get_running_loop()), Concurrency(8, 0.0)
+        is_second_wanted, is_over = threading.Event(), asyncio.Event()
+        in_flight = set()
+
+        def feed() -> Iterator[Chunk]:
+            yield chunk_of("a", "b")
+            assert is_second_wanted.wait(HANG_S)
+            yield chunk_of(*names(6))
+
+        async def send(body: bytes) -> Reply | Failure:
+            in_flight.add(body)
+            if body in (b"a", b"b"):
+                concurrency.limit = 2
+            else:
+                await is_over.wait()
+            in_flight.discard(body)
+            return ANSWER
+
+        task = asyncio.create_task(run(schedule_of(feed(), store, send, concurrency=concurrency)))
+        await asyncio.wait_for(store.arrivals.get(), HANG_S)
+        concurrency.limit = 8
+        is_second_wanted.set()
+        await asyncio.sleep(0.2)  # in which requests would start
+        before = len(store.progress)
+        store.passes.release()
+        while len(store.progress) == before:
+            await asyncio.sleep(0)
+        assert len(in_flight) <= store.progress[before].in_flight_bound
+        is_over.set()
+        store.passes.release(100)
+        await task
+
+    asyncio.run(scenario())
+
+
 def test_request_that_was_never_written_is_not_counted() -> None:
     """When the run stops, what is still connecting was not asked: no request, no charge, no outcome."""
 
