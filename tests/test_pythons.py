@@ -65,7 +65,8 @@ def test_other_locales_and_time_zones_change_nothing(tmp_path: Path) -> None:
     asked, outputs = [], set()
     for machine in MACHINES:
         ended = command("run", job, "--json", env={**STRICT, **machine})
-        assert (ended.code, ended.stderr) == (0, "")
+        said = re.sub(r"(?m)^Executing <.* seconds\n", "", ended.stderr)  # what asyncio says on a busy machine
+        assert (ended.code, said) == (0, "")
         asked.append(ended.summary["rows_asked"])
         outputs.add((tmp_path / "out.csv").read_bytes())
         assert command("verify", job, env={**STRICT, **machine}).code == 0

@@ -121,7 +121,7 @@ def _write_endings() -> None:
 @pytest.fixture(scope="module")
 def endings() -> dict[str, str]:
     """Return how each template of `HUGE` ended."""
-    call = "from tests import test_environment; test_environment._write_endings()"
+    call = "from tests.prompt import test_environment; test_environment._write_endings()"
     done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout)
