@@ -137,7 +137,7 @@ def _ask_and_write(
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Say of what the system has none left of, wherever it is missed, that it is so."""
+    """Translate ENOSPC, EMFILE and the like into StorageError."""
     try:
         yield
     except OSError as error:

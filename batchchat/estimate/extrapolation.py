@@ -1,4 +1,4 @@
-"""What many requests will take, from what a few of them took; arithmetic only.
+"""What many requests will take, from what a few of them took.
 
 The quantity is taken to follow a straight line in the size where the few are enough to see one: at least ten, with a
 correlation of 0.5. Else prompts are taken to be proportional to the size (a ratio estimator), and completions to be

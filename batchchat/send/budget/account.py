@@ -1,4 +1,4 @@
-"""What a run's requests may cost and did cost, under its budget; arithmetic only.
+"""What a run's requests may cost and did cost, under its budget.
 
 Without a budget it lets everything pass.
 """
@@ -139,7 +139,7 @@ class Account:
             budget.tell(smaller(slots, larger(self._largest, share)))
 
     def has_told(self) -> None:
-        """Note that the store has the word."""
+        """Note that the store has the bound."""
         if self.budget is not None:
             self.budget.has_told()
 

@@ -1,4 +1,4 @@
-"""What replies cost, in dollars; arithmetic only."""
+"""What replies cost, in dollars."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""How much may still be spent, in dollars and in tokens at once; arithmetic only."""
+"""How much may still be spent, in dollars and in tokens at once."""
 
 from batchchat.send.state.row_cost import NOTHING, WITHOUT_LIMIT, Amount
 
@@ -74,7 +74,7 @@ class Budget:
         self._cap = smaller(self._cap, self._told)
 
     def has_told(self) -> None:
-        """Note that the store has the word."""
+        """Note that the store has the bound."""
         self._cap = self._told
 
     @property

@@ -33,13 +33,13 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, deadline: "Deadline", rings_at: float) -> None:
-        """Let a deadline ring, which is no sooner than those that were set before."""
+        """Schedule `deadline`; deadlines must be added in non-decreasing order."""
         self._set[deadline] = rings_at
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(rings_at, self._ring)
 
     def unset(self, deadline: "Deadline") -> None:
-        """Let it not ring."""
+        """Cancel `deadline`."""
         self._set.pop(deadline, None)
 
     def _ring(self) -> None:
@@ -55,7 +55,7 @@ class Alarm:
 
 
 class Deadline:
-    """The moment by which the next thing must have come: of all limits that hold, the nearest.
+    """The nearest of the time limits that hold for one attempt.
 
     As a context manager it ends its block with a TimeoutError when that moment is past. For the whole limit `alarm`
     rings, which is that of all attempts with the same limits. For nearer ones it keeps one timer, which looks again

@@ -1,4 +1,4 @@
-"""Whether the next request may start, and what holds it back; arithmetic only.
+"""Whether the next request may start, and what holds it back.
 
 It asks the gates, the rates and the limit on requests in flight, tells the last when it is what holds requests back,
 and keeps account of what does.
@@ -17,7 +17,7 @@ class Cooldowns(Protocol):
 
     @property
     def opens_at(self) -> float:
-        """The moment from which the pool may start requests."""
+        """Monotonic time before which no request may start."""
 
     @property
     def is_holding(self) -> bool:

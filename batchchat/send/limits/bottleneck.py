@@ -1,4 +1,4 @@
-"""What a run is bound by: whatever held its requests back for most of the time; arithmetic only."""
+"""What held requests back for most of the time."""
 
 from collections import deque
 from dataclasses import dataclass

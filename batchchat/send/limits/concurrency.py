@@ -1,4 +1,4 @@
-"""How many requests may be in flight: starts low, finds the endpoint's own limit, follows it; arithmetic only.
+"""How many requests may be in flight: starts low, finds the endpoint's own limit, follows it.
 
 It looks at rounds, each as many replies as the limit was when it began. While a larger limit brings more requests or
 tokens a second it grows by one for each reply, so it doubles each round; where it brings no more, it goes back to the

@@ -1,4 +1,4 @@
-"""When the whole pool must wait, for a rate limit or for an endpoint that cannot be reached; arithmetic only."""
+"""Time in which no request starts, after rate limits or in an outage."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The rate that an endpoint grants without telling, inferred from what it refuses; arithmetic only.
+"""The rate that an endpoint grants without telling, inferred from what it refuses.
 
 Between two refusals whatever stores allowance is as empty as before, so what was let in between them is what came in:
 its rate is the endpoint's, the better known the more it were. After a while in which nothing was let in (a window was
@@ -199,7 +199,7 @@ class InferredRate:
         return self._chance.share > 0.0
 
     def opens_at(self) -> float:
-        """Return the moment from which the next request may start."""
+        """Return the monotonic time before which no request may start."""
         pace = self._state.pace
         return self._closed_until if pace is None else max(self._closed_until, pace.opens_at())
 

@@ -1,4 +1,4 @@
-"""An allowance of units a minute, spread evenly; arithmetic only."""
+"""An allowance of units a minute, spread evenly."""
 
 import math
 
@@ -31,7 +31,7 @@ class LeakyBucket:
         self.seconds_per_unit = 60.0 / (units_per_minute * self._margin)
 
     def opens_at(self) -> float:
-        """Return the moment from which the next units may be taken."""
+        """Return the time before which no units may be taken."""
         return self._free_at
 
     def take(self, now: float, units: float) -> None:

@@ -1,4 +1,4 @@
-"""Requests and tokens a minute: reserve, settle, learn; arithmetic only.
+"""Requests and tokens a minute: reserve, settle, learn.
 
 A limit that the job gives wins over what the endpoint tells; what the endpoint does in fact refuse counts beside both.
 It does not wait, and knows neither requests nor headers.
@@ -65,7 +65,7 @@ class RateLimits:
         return self._tokens is not None
 
     def opens_at(self) -> float:
-        """Return the moment from which a request may start."""
+        """Return the monotonic time before which no request may start."""
         opens_at = -math.inf if self._requests is None else self._requests.opens_at()
         tokens_at = -math.inf if self._tokens is None else self._tokens.opens_at()
         inferred_at = self._inferred.opens_at()

@@ -1,4 +1,4 @@
-"""Which refusals have nothing to do with how much is asked; arithmetic only.
+"""Which refusals have nothing to do with how much is asked.
 
 A limit refuses nothing below it. So where refusals come one by one, the pace is halved for as many requests as should
 bring some of them: if they come all the same, they are the endpoint's noise, and until they become more frequent, or
@@ -39,9 +39,10 @@ class Spurious429:
         """The count of starts with which a trial ends; 0 while there is none."""
 
     def allows(self, started: int, in_flight: int, unheard: float, now: float) -> bool:
-        """Note a refusal, `started` requests since the beginning; return whether it may be chance.
+        """Return True if this 429 is explained by the endpoint's background error rate.
 
-        Those that are `in_flight` together may be refused together; of the last, some may be refused, `unheard` so far.
+        `started` requests were made so far. `in_flight`: requests that may share one cause. `unheard`: requests whose
+        reply is outstanding.
         """
         if self.trial_until:
             return self._try(started - unheard, now)

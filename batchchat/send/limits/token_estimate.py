@@ -1,4 +1,4 @@
-"""What a request will cost in tokens, learned from the usage of this job's own replies; arithmetic only.
+"""What a request will cost in tokens, learned from the usage of this job's own replies.
 
 The prompt follows from the size, by a ratio for each class of sizes: a photo's base64 has hundreds of bytes for each of
 its tokens and text has four, and their requests differ as much in size, so neither spoils the other's ratio. The

@@ -1,4 +1,4 @@
-"""How many of a run's rows fail, and whether that is more than the job allows; arithmetic only."""
+"""How many of a run's rows fail, and whether that is more than the job allows."""
 
 from collections import Counter
 

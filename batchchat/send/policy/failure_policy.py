@@ -112,7 +112,7 @@ class FailurePolicy:
 
     @property
     def opens_at(self) -> float:
-        """The moment from which the pool may start requests."""
+        """Monotonic time before which no request may start."""
         return max(self._rate_cooldown.opens_at, self._outage_cooldown.opens_at)
 
     @property

@@ -1,4 +1,4 @@
-"""Refusals that may be the whole job's, held until they show whose they are; arithmetic only.
+"""Hold refusals until they show whether the job or the rows cause them.
 
 A parameter that the model does not know would fail every row of the table, one after the other. Refusals come back
 sooner than answers: "in a row" means that nothing which started between them was answered, or still may be.

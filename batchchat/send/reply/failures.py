@@ -1,4 +1,4 @@
-"""Which failure is the row's, which is worth another try, which ends the job: one table.
+"""Which failures are retryable, which fail their row, which end the job.
 
 It decides by status and words; by the message only where the status agrees, because providers echo the prompt in their
 400s.
