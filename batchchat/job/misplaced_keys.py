@@ -1,6 +1,6 @@
 """Keys that stand where they must not, in a job or on the command line -> what to say about it, without the key.
 
-It judges by the names of fields and by what keys look like; it does not know any key.
+It judges by the names of fields and by what keys look like.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Cells of a CSV column, as text -> the dtype that holds all of them without loss.
 
 Int64 only if every cell would be printed the same again ("007", "+1" and "-0" make it String), Float64 only up to 15
-significant digits, which a double always gives back. It sees one block of cells at a time and knows no file.
+significant digits, which a double always gives back.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 The order is null < boolean; integer < float. Objects are merged by field, in the order of first sight, and lists by
 item. What does not go together, and integers beyond 64 bits with a sign, is "mixed": a String with the value's text.
-Shapes are frozen; it knows no file and no row.
+Shapes are frozen.
 """
 
 import json

@@ -1,6 +1,6 @@
 """A path as the user wrote it -> the files to read, in reading order, and their one format.
 
-It looks at names only and does not know what is in a file.
+Files are told apart by their names alone.
 """
 
 import fnmatch

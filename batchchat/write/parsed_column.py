@@ -67,11 +67,6 @@ _STRING, _INTEGER, _NUMBER, _BOOLEAN = Shape("string"), Shape("integer"), Shape(
 _SCALARS = {"string": _STRING, "number": _NUMBER, "boolean": _BOOLEAN, "null": _NULL}
 
 
-def dtype_of(schema: Any) -> pl.DataType:
-    """Return the dtype of a column with values that fit the schema."""
-    return shape_of(schema).dtype
-
-
 def shape_of(schema: Any) -> Shape:
     """Return the shape of values that fit the schema; JSON text where the schema says nothing better."""
     try:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 
 from batchchat.records import Answer, Batch, Completion
 from batchchat.write.columns import answer_columns, plan_output
-from batchchat.write.parsed_column import MAX_NESTING, dtype_of, series_of, shape_of
+from batchchat.write.parsed_column import MAX_NESTING, series_of, shape_of
 from batchchat.write.sink import Sink
 
 STRING = {"type": "string"}
@@ -31,6 +31,11 @@ NUMBER = {"type": "number"}
 BOOLEAN = {"type": "boolean"}
 NULL = {"type": "null"}
 TEXT = pl.String()
+
+
+def shape_dtype(schema: Any) -> pl.DataType:
+    """Return the dtype of a column with values that fit the schema."""
+    return shape_of(schema).dtype
 
 
 def an_object(**properties: Any) -> dict[str, Any]:
@@ -88,8 +93,8 @@ NODE = an_object(value=INTEGER, children=an_array({"$ref": "#/$defs/Node"}))
 )
 def test_schema_has_a_dtype(schema: Any, dtype: pl.DataType) -> None:
     """A schema that says what its values are gives their dtype, at any depth."""
-    assert dtype_of(schema) == dtype
-    assert dtype_of(an_object(x=an_array(schema))) == a_struct(x=pl.List(dtype))
+    assert shape_dtype(schema) == dtype
+    assert shape_dtype(an_object(x=an_array(schema))) == a_struct(x=pl.List(dtype))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +142,7 @@ def test_schema_has_a_dtype(schema: Any, dtype: pl.DataType) -> None:
 def test_else_it_is_json_text(schema: Any) -> None:
     """Whatever is no column of its own is JSON text: unions, what is open, odd or nonsense."""
     assert shape_of(schema).kind == "json"
-    assert dtype_of(schema) == TEXT
+    assert shape_dtype(schema) == TEXT
 
 
 @pytest.mark.parametrize(
@@ -152,16 +157,16 @@ def test_else_it_is_json_text(schema: Any) -> None:
 )
 def test_references_are_followed(schema: Any) -> None:
     """A reference within the schema is what it leads to, together with what stands beside it."""
-    assert dtype_of(schema) == pl.Int64()
+    assert shape_dtype(schema) == pl.Int64()
 
 
 def test_recursion_ends_in_json_text() -> None:
     """A reference that leads back to where it stands is JSON text; beside each other, references are followed."""
     schema = {"$ref": "#/$defs/Node", "$defs": {"Node": NODE}}
-    assert dtype_of(schema) == a_struct(value=pl.Int64(), children=pl.List(TEXT))
+    assert shape_dtype(schema) == a_struct(value=pl.Int64(), children=pl.List(TEXT))
     twice = {**an_object(a={"$ref": "#/$defs/P"}, b={"$ref": "#/$defs/P"}), "$defs": {"P": an_object(x=NUMBER)}}
     point = a_struct(x=pl.Float64())
-    assert dtype_of(twice) == a_struct(a=point, b=point)
+    assert shape_dtype(twice) == a_struct(a=point, b=point)
 
 
 def test_nesting_is_bounded() -> None:
@@ -179,9 +184,9 @@ def test_nesting_is_bounded() -> None:
 def test_endless_schema_is_json_text() -> None:
     """References that double at each of many steps, or a chain of thousands, end as JSON text at once."""
     defs = {f"d{n}": an_object(a={"$ref": f"#/$defs/d{n + 1}"}, b={"$ref": f"#/$defs/d{n + 1}"}) for n in range(60)}
-    assert dtype_of({"$ref": "#/$defs/d0", "$defs": {**defs, "d60": INTEGER}}) == TEXT
+    assert shape_dtype({"$ref": "#/$defs/d0", "$defs": {**defs, "d60": INTEGER}}) == TEXT
     chain: dict[str, Any] = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(5000)}
-    assert dtype_of({"$ref": "#/$defs/d0", "$defs": {**chain, "d5000": INTEGER}}) == TEXT
+    assert shape_dtype({"$ref": "#/$defs/d0", "$defs": {**chain, "d5000": INTEGER}}) == TEXT
 
 
 class Color(enum.Enum):
@@ -223,7 +228,7 @@ PART = a_struct(name=TEXT, color=TEXT, price=pl.Float64())
 def test_pydantic_model_is_a_struct(mode: Literal["validation", "serialization"]) -> None:
     """The schema of a Pydantic model gives a struct of its fields, and an instance comes back."""
     schema = Product.model_json_schema(mode=mode)
-    assert dtype_of(schema) == a_struct(
+    assert shape_dtype(schema) == a_struct(
         kind=TEXT,
         version=pl.Int64(),
         main=PART,
@@ -323,7 +328,7 @@ def test_text_becomes_value(schema: Any, text: str, value: Any) -> None:
     """A text is a value of the column, alone and between others; what the column cannot hold is null."""
     column = series_of("x", [None, text, None], shape_of(schema))
     assert column.name == "x"
-    assert column.dtype == dtype_of(schema)
+    assert column.dtype == shape_dtype(schema)
     assert column.to_list() == [None, value, None]
     assert type(column.to_list()[1]) is type(value)
 

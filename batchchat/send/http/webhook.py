@@ -1,6 +1,6 @@
 """One message to one URL, once, within a time.
 
-It follows no redirect, and it does not know what the message says.
+No redirect is followed.
 """
 
 import asyncio

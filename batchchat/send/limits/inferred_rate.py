@@ -253,8 +253,8 @@ class InferredRate:
     def _probe(self, probing: Probing, now: float) -> None:
         """Learn as the first request after a burst starts, and again as the next does: the first was let in."""
         if probing.count == 1:
-            self._learn(now)
-            self._suspect_chance(now)
+            self._learn()
+            self._suspect_chance()
         elif probing.count == 2 and now - self._burst.at >= BLOCKED_S:
             self._unblock(now)
         pause_s = (PROBE_TRIPS if probing.count == 1 else 1.0 / probing.count) * self._trip_s
@@ -304,7 +304,7 @@ class InferredRate:
         if not burst.is_rate:
             self._level, self._probing, self._closed_until = in_flight, None, now + self._trip_s
             burst.most_at_once = max(MANY_AT_ONCE, self._recent_rate() * self._trip_s)
-            self._suspect_chance(now)
+            self._suspect_chance()
             return False
         self._level, burst.most_at_once = max(in_flight, self._level), math.inf
         self._begin_probing(now)
@@ -317,7 +317,7 @@ class InferredRate:
 
     # Is it chance?
 
-    def _suspect_chance(self, now: float) -> None:
+    def _suspect_chance(self) -> None:
         """Try half the pace, where a burst so soon after another was hardly one."""
         suspicion, starts, pace = self._suspicion, self._starts, self._state.pace
         since, refused = starts.started - suspicion.started, starts.refused - suspicion.refused
@@ -394,7 +394,7 @@ class InferredRate:
         count, took_s = self._starts.since(self._burst.at - RECENT_S, self._burst.at)
         return count / took_s
 
-    def _learn(self, now: float) -> None:
+    def _learn(self) -> None:
         let_in, burst, pace = self._starts.let_in, self._burst, self._state.pace
         if self._bursts and let_in <= self._bursts[-1][1] + STRAGGLERS:
             burst.at = self._bursts[-1][0]  # it has not let in since, but for what just fitted

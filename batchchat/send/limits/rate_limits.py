@@ -1,7 +1,6 @@
 """Requests and tokens a minute: reserve, settle, learn.
 
 A limit that the job gives wins over what the endpoint tells; what the endpoint does in fact refuse counts beside both.
-It does not wait, and knows neither requests nor headers.
 """
 
 import math

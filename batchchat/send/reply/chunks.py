@@ -1,6 +1,6 @@
 """The chunks of a stream -> the JSON that the plain reply would have had.
 
-It keeps fields that it does not know, knows no bytes, and takes time linear in what it is given.
+Unknown fields are kept, and the time is linear in what is given.
 """
 
 from collections.abc import Mapping
