@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass
+    from dataclasses import dataclass as dataclass
 
     import polars as pl
 else:
     # A frozen dataclass takes 1.4 us to make, one that is not takes 0.3, and each row is some ten of them. So it is
     # mypy alone that keeps values from being changed; at run time only the hash of a value is left of `frozen`.
-    def dataclass(*, frozen, slots):
+    def dataclass(*, frozen, slots, eq=True):
         """Return dataclasses' decorator without the guard, with the hash of a value."""
-        return dataclasses.dataclass(slots=slots, unsafe_hash=frozen)
+        return dataclasses.dataclass(slots=slots, unsafe_hash=frozen and eq, eq=eq)
 
 
 @dataclass(frozen=True, slots=True)

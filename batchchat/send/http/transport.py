@@ -10,7 +10,7 @@ import errno
 import ipaddress
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Self
 from urllib.request import getproxies, proxy_bypass
@@ -18,7 +18,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from batchchat.errors import UsageError
-from batchchat.records import Failure
+from batchchat.records import Failure, dataclass
 from batchchat.redaction import Redaction
 from batchchat.send.http.connection import BEFORE_WRITE, WANTS_NEW, ClosedWhileIdleError, HaltedError, ReplyStream
 from batchchat.send.http.content_encoding import ACCEPTED, Decoder, DecodingError

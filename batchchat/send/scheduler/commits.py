@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from batchchat.errors import BatchchatError
-from batchchat.records import Answer, ChatRequest, Outcome, Progress, Settled
+from batchchat.records import Answer, ChatRequest, Outcome, Progress, Settled, dataclass
 from batchchat.send.scheduler.ending import Ending
 from batchchat.send.scheduler.queue import Queue
 from batchchat.send.scheduler.report import Report

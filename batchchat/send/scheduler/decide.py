@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchchat.errors import EndpointRefusedError
-from batchchat.records import NO_USAGE, Completion, FailedRow, Failure, Outcome, added
+from batchchat.records import NO_USAGE, Completion, FailedRow, Failure, Outcome, added, dataclass
 from batchchat.send.http.transport import Reply
 from batchchat.send.policy.error_rate import ErrorRate
 from batchchat.send.policy.failure_policy import Charge, FailurePolicy, GiveUp, refusal_of_rows

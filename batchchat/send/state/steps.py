@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
-from batchchat.records import Outcome
+from batchchat.records import Outcome, dataclass
 
 
 @dataclass(frozen=True, slots=True)
